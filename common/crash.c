@@ -1,6 +1,7 @@
 #include "common/crash.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -39,6 +40,13 @@ static void parse(void)
     atomic_store(&remaining, count);
 }
 
+/* True unless another process of this test was killed already. */
+static int is_first(void)
+{
+    const char *mark = getenv("NPO_CRASH_ONCE");
+    return !mark || open(mark, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600) >= 0;
+}
+
 static int is_known(const char *name)
 {
     for (int i = 0; i < POINT_COUNT; i++)
@@ -53,7 +61,7 @@ void npo_crash_point(const char *name)
     if (!armed_name)
         return;
     assert(is_known(name));
-    if (strcmp(armed_name, name) == 0 && atomic_fetch_sub(&remaining, 1) == 1)
+    if (strcmp(armed_name, name) == 0 && atomic_fetch_sub(&remaining, 1) == 1 && is_first())
         kill(getpid(), SIGKILL);
 }
 

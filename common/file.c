@@ -127,36 +127,83 @@ static npo_err sync_parent(const char *path, npo_error *error)
     return err;
 }
 
+struct npo_file_writer {
+    char *path, *part;
+    int fd;
+    uint64_t size; /* bytes written so far */
+};
+
+npo_err npo_file_writer_new(const char *path, mode_t mode, npo_file_writer **ret_writer,
+                            npo_error *error)
+{
+    npo_err err = NPO_E_NOMEM;
+    npo_file_writer *writer = calloc(1, sizeof *writer);
+    if (writer) {
+        writer->fd = -1;
+        writer->path = strdup(path);
+        if (asprintf(&writer->part, "%s.%d.part", path, (int)getpid()) < 0)
+            writer->part = NULL;
+    }
+    if (!writer || !writer->path || !writer->part) {
+        npo_error_set(error, err, "cannot write '%s': out of memory", path);
+        goto out;
+    }
+    writer->fd = open(writer->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+    if (writer->fd < 0) {
+        err = npo_error_errno(error, errno, "cannot create '%s'", writer->part);
+        goto out;
+    }
+    *ret_writer = writer;
+    return NPO_OK;
+out:
+    npo_file_writer_abort(writer);
+    return err;
+}
+
+npo_err npo_file_writer_add(npo_file_writer *writer, const void *data, size_t len, npo_error *error)
+{
+    npo_err err = npo_file_pwrite(writer->fd, data, len, writer->size, error);
+    if (err)
+        return npo_error_prefix(error, err, "cannot write '%s'", writer->path);
+    writer->size += len;
+    return NPO_OK;
+}
+
+npo_err npo_file_writer_commit(npo_file_writer *writer, npo_error *error)
+{
+    npo_err err = NPO_OK;
+    if (fsync(writer->fd) < 0 || rename(writer->part, writer->path) < 0)
+        err = npo_error_errno(error, errno, "cannot write '%s'", writer->path);
+    else
+        err = sync_parent(writer->path, error);
+    npo_file_writer_abort(writer); /* after the rename there is no part left to remove */
+    return err;
+}
+
+void npo_file_writer_abort(npo_file_writer *writer)
+{
+    if (!writer)
+        return;
+    if (writer->fd >= 0) {
+        close(writer->fd);
+        unlink(writer->part);
+    }
+    free(writer->part);
+    free(writer->path);
+    free(writer);
+}
+
 npo_err npo_file_write(const char *path, const void *data, size_t len, mode_t mode,
                        npo_error *error)
 {
-    npo_err err = NPO_OK;
-    int fd = -1;
-    char *part = NULL;
-    if (asprintf(&part, "%s.%d.part", path, (int)getpid()) < 0)
-        return npo_error_set(error, NPO_E_NOMEM, "cannot write '%s': out of memory", path);
-    fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
-    if (fd < 0) {
-        err = npo_error_errno(error, errno, "cannot create '%s'", part);
-        goto out;
-    }
-    err = npo_file_pwrite(fd, data, len, 0, error);
+    npo_file_writer *writer = NULL;
+    NPO_TRY(npo_file_writer_new(path, mode, &writer, error));
+    npo_err err = npo_file_writer_add(writer, data, len, error);
     if (err) {
-        npo_error_prefix(error, err, "cannot write '%s'", path);
-        goto out;
+        npo_file_writer_abort(writer);
+        return err;
     }
-    if (fsync(fd) < 0 || rename(part, path) < 0) {
-        err = npo_error_errno(error, errno, "cannot write '%s'", path);
-        goto out;
-    }
-    err = sync_parent(path, error);
-out:
-    if (fd >= 0)
-        close(fd);
-    if (err)
-        unlink(part);
-    free(part);
-    return err;
+    return npo_file_writer_commit(writer, error);
 }
 
 npo_err npo_file_make_dirs(const char *path, npo_error *error)

@@ -16,6 +16,16 @@ npo_err npo_file_read(const char *path, size_t limit, npo_buf *ret_buf,
 /* Durable, atomic replace (see above). mode: permission bits of the new file. */
 npo_err npo_file_write(const char *path, const void *data, size_t len, mode_t mode,
                        npo_error *error) NPO_MUST_CHECK;
+/* The same for content that comes in pieces. The file appears under its name with commit only; commit
+ * and abort (NULL-safe) free the writer, commit also on failure. */
+typedef struct npo_file_writer npo_file_writer;
+
+npo_err npo_file_writer_new(const char *path, mode_t mode, npo_file_writer **ret_writer,
+                            npo_error *error) NPO_MUST_CHECK;
+npo_err npo_file_writer_add(npo_file_writer *writer, const void *data, size_t len,
+                            npo_error *error) NPO_MUST_CHECK;
+npo_err npo_file_writer_commit(npo_file_writer *writer_take, npo_error *error) NPO_MUST_CHECK;
+void npo_file_writer_abort(npo_file_writer *writer_take);
 /* As mkdir -p. */
 npo_err npo_file_make_dirs(const char *path, npo_error *error) NPO_MUST_CHECK;
 /* Removes a file or a whole folder; a missing path is fine. Does not follow links. */

@@ -13,15 +13,48 @@
 
 /* ---- parsing ---- */
 
+static int compare_keys(const void *a, const void *b)
+{
+    return strcmp((*(cJSON *const *)a)->string, (*(cJSON *const *)b)->string);
+}
+
+/* Children of an object, sorted by key; malloc'ed, NULL when out of memory. */
+static cJSON **sorted_children(const cJSON *object, size_t *ret_count)
+{
+    size_t n = (size_t)cJSON_GetArraySize(object), i = 0;
+    cJSON **items = malloc((n ? n : 1) * sizeof *items);
+    if (!items)
+        return NULL;
+    for (cJSON *child = object->child; child; child = child->next)
+        items[i++] = child;
+    qsort(items, n, sizeof *items, compare_keys);
+    *ret_count = n;
+    return items;
+}
+
+/* Sorted, since objects come with 50,000 keys (vocabularies) and from strangers. */
+static npo_err check_keys(const cJSON *object, npo_error *error)
+{
+    size_t n = 0;
+    npo_err err = NPO_OK;
+    cJSON **items = sorted_children(object, &n);
+    if (!items)
+        return npo_error_set(error, NPO_E_NOMEM, "out of memory");
+    for (size_t i = 1; !err && i < n; i++)
+        if (strcmp(items[i - 1]->string, items[i]->string) == 0)
+            err = npo_error_set(error, NPO_E_FORMAT, "key '%s' stands twice", items[i]->string);
+    free(items);
+    return err;
+}
+
 static npo_err check_tree(const cJSON *node, int depth, npo_error *error)
 {
     if (depth > NPO_JSON_DEPTH_MAX)
         return npo_error_set(error, NPO_E_LIMIT, "nested deeper than %d levels", NPO_JSON_DEPTH_MAX);
-    for (const cJSON *child = node->child; child; child = child->next) {
-        if (cJSON_IsObject(node) && cJSON_GetObjectItemCaseSensitive(node, child->string) != child)
-            return npo_error_set(error, NPO_E_FORMAT, "key '%s' stands twice", child->string);
+    if (cJSON_IsObject(node))
+        NPO_TRY(check_keys(node, error));
+    for (const cJSON *child = node->child; child; child = child->next)
         NPO_TRY(check_tree(child, depth + 1, error));
-    }
     return NPO_OK;
 }
 
@@ -296,28 +329,19 @@ out:
     return err;
 }
 
-static int compare_keys(const void *a, const void *b)
-{
-    return strcmp((*(cJSON *const *)a)->string, (*(cJSON *const *)b)->string);
-}
-
 static int sort_tree(cJSON *node)
 {
     for (cJSON *child = node->child; child; child = child->next)
         if (sort_tree(child))
             return -1;
-    size_t n = cJSON_IsObject(node) ? (size_t)cJSON_GetArraySize(node) : 0;
-    if (n < 2)
+    if (!cJSON_IsObject(node) || !node->child)
         return 0;
-    cJSON **items = malloc(n * sizeof *items);
+    size_t n = 0;
+    cJSON **items = sorted_children(node, &n);
     if (!items)
         return -1;
-    size_t i = 0;
-    for (cJSON *child = node->child; child; child = child->next)
-        items[i++] = child;
-    qsort(items, n, sizeof *items, compare_keys);
     /* cJSON keeps children in a list whose head's prev is the tail. */
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         items[i]->prev = items[i ? i - 1 : n - 1];
         items[i]->next = i + 1 < n ? items[i + 1] : NULL;
     }

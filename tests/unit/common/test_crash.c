@@ -41,6 +41,19 @@ static void test_crash_leaves_others_alone(void **state)
     assert_int_equal(WEXITSTATUS(run_child("store.commit.before:1")), 7);
 }
 
+static void test_crash_once_spares_the_restarted(void **state)
+{
+    char mark[] = "/tmp/npo-crash-XXXXXX";
+    assert_int_not_equal(mkstemp(mark), -1);
+    setenv("NPO_CRASH_ONCE", mark, 1);
+    assert_int_equal(WEXITSTATUS(run_child("expand:1")), 7);
+    unlink(mark);
+    assert_true(WIFSIGNALED(run_child("expand:1")));
+    assert_int_equal(WEXITSTATUS(run_child("expand:1")), 7);
+    unsetenv("NPO_CRASH_ONCE");
+    unlink(mark);
+}
+
 static void test_crash_lists_points_by_program(void **state)
 {
     const char *const *list = npo_crash_points("executor");
@@ -55,6 +68,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_crash_kills_at_the_nth_pass),
         cmocka_unit_test(test_crash_leaves_others_alone),
+        cmocka_unit_test(test_crash_once_spares_the_restarted),
         cmocka_unit_test(test_crash_lists_points_by_program),
     };
     return cmocka_run_group_tests_name("crash", tests, NULL, NULL);
