@@ -1,0 +1,468 @@
+/* Collectives on gloo's point-to-point buffers. gloo's own allreduce adds up in an order that
+ * depends on the layout and reports a lost peer by address; here every sum is taken in rank order
+ * and every wait has a rank to name. No exception leaves this file. */
+#include <gloo/rendezvous/context.h>
+#include <gloo/rendezvous/store.h>
+#include <gloo/transport/tcp/device.h>
+#include <gloo/transport/unbound_buffer.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <string>
+#include <vector>
+
+extern "C" {
+#include "common/bounds.h"
+#include "kernels/comm/comm.h"
+}
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Milliseconds = std::chrono::milliseconds;
+using Buffer = gloo::transport::UnboundBuffer;
+
+constexpr int64_t kDefaultTimeoutMs = 60000;
+constexpr int64_t kBlameTimeoutMs = 500; // a rank that failed first publishes why before it closes
+constexpr size_t kStoreValueMax = 64 << 10;
+constexpr size_t kBucketFloats = NPO_COMM_BUCKET_BYTES / sizeof(float);
+
+struct Failure {
+    npo_err code;
+    std::string text;
+};
+
+[[noreturn]] void fail(npo_err code, const std::string &text)
+{
+    throw Failure{code, text};
+}
+
+std::string rank_name(int rank)
+{
+    return "rank " + std::to_string(rank);
+}
+
+// gloo's rendezvous over the callbacks. Keys are "rank_0", "rank_1", ...
+class CallbackStore : public gloo::rendezvous::Store {
+  public:
+    CallbackStore(const npo_comm_store *store, Clock::time_point deadline)
+        : store_(store), deadline_(deadline)
+    {
+    }
+
+    void set(const std::string &key, const std::vector<char> &data) override
+    {
+        npo_err err =
+            store_->set(store_->self, ("address." + key).c_str(), data.data(), data.size());
+        if (err)
+            fail(err, std::string("cannot publish the address: ") + npo_err_text(err));
+    }
+
+    std::vector<char> get(const std::string &key) override
+    {
+        std::vector<char> data(kStoreValueMax);
+        size_t len = 0;
+        int64_t left = std::chrono::duration_cast<Milliseconds>(deadline_ - Clock::now()).count();
+        npo_err err = store_->get(store_->self, ("address." + key).c_str(),
+                                  std::max<int64_t>(left, 0), data.data(), data.size(), &len);
+        if (err == NPO_E_TIMEOUT)
+            fail(err, rank_of(key) + " has not come to the rendezvous in time");
+        if (err)
+            fail(err, "cannot read the address of " + rank_of(key) + ": " + npo_err_text(err));
+        data.resize(len);
+        return data;
+    }
+
+    void wait(const std::vector<std::string> &keys) override
+    {
+        for (const std::string &key : keys)
+            get(key);
+    }
+
+    void wait(const std::vector<std::string> &keys, const Milliseconds &) override
+    {
+        wait(keys);
+    }
+
+  private:
+    static std::string rank_of(const std::string &key)
+    {
+        return "rank " + key.substr(key.find_first_of("0123456789"));
+    }
+
+    const npo_comm_store *store_;
+    Clock::time_point deadline_;
+};
+
+enum class Way { kSend, kReceive };
+
+class Gloo : public npo_comm {
+  public:
+    explicit Gloo(const npo_comm_gloo_options &options);
+    void allreduce_sum(float *x, size_t n);
+    void broadcast(char *data, size_t bytes, int root);
+    void abort();
+    void close();
+    npo_err fail_operation(const char *operation, const Failure &failure, npo_error *error);
+
+  private:
+    void start();
+    void exchange_bucket(float *x, size_t first, size_t n);
+    void post(Buffer &buffer, Way way, int peer, uint64_t slot, size_t offset, size_t bytes);
+    void wait(Buffer &buffer, Way way, int peer);
+    [[noreturn]] void blame(int peer, bool timed_out, const char *what);
+    int first_failed(int peer);
+    void publish_failure(int first);
+
+    const npo_comm_store *store_;
+    int64_t timeout_ms_;
+    Clock::time_point deadline_;
+    std::shared_ptr<gloo::rendezvous::Context> context_;
+    uint64_t slot_ = 0;        // counts transfers; the same on every rank
+    std::vector<float> stage_; // [world, share of a bucket]
+    // Of the array that an allreduce works on, by peer.
+    std::vector<std::unique_ptr<Buffer>> sends_, receives_, stages_;
+    std::mutex mutex_; // guards the two below
+    Buffer *waiting_ = nullptr;
+    bool aborted_ = false;
+};
+
+Gloo::Gloo(const npo_comm_gloo_options &options)
+    : npo_comm(), store_(options.store),
+      timeout_ms_(options.timeout_ms ? options.timeout_ms : kDefaultTimeoutMs)
+{
+    int64_t connect_ms =
+        options.connect_timeout_ms ? options.connect_timeout_ms : kDefaultTimeoutMs;
+    rank = options.rank;
+    world = options.world;
+    broken = false;
+    name = "gloo";
+    gloo::transport::tcp::attr attr;
+    attr.hostname = options.host ? options.host : "127.0.0.1";
+    if (options.interface) {
+        attr.hostname.clear();
+        attr.iface = options.interface;
+    }
+    std::shared_ptr<gloo::transport::Device> device = gloo::transport::tcp::CreateDevice(attr);
+    CallbackStore store(store_, Clock::now() + Milliseconds(connect_ms));
+    context_ = std::make_shared<gloo::rendezvous::Context>(options.rank, options.world);
+    context_->setTimeout(Milliseconds(connect_ms));
+    context_->connectFullMesh(store, device);
+    size_t share = (kBucketFloats + (size_t)world - 1) / (size_t)world;
+    stage_.resize(share * (size_t)world);
+    for (int peer = 0; peer < world; peer++)
+        stages_.push_back(context_->createUnboundBuffer(stage_.data() + share * (size_t)peer,
+                                                        share * sizeof(float)));
+}
+
+void Gloo::start()
+{
+    deadline_ = Clock::now() + Milliseconds(timeout_ms_);
+}
+
+// What a peer that failed before us said about who was first.
+int Gloo::first_failed(int peer)
+{
+    char text[16] = {0};
+    size_t len = 0;
+    npo_err err = store_->get(store_->self, ("failed." + std::to_string(peer)).c_str(),
+                              kBlameTimeoutMs, text, sizeof text - 1, &len);
+    int first = peer;
+    if (err || sscanf(text, "%d", &first) != 1 || first < 0 || first >= world)
+        return peer;
+    return first;
+}
+
+void Gloo::publish_failure(int first)
+{
+    std::string text = std::to_string(first);
+    npo_err err = store_->set(store_->self, ("failed." + std::to_string(rank)).c_str(), text.data(),
+                              text.size());
+    (void)err; // others then name this rank instead of the first
+}
+
+void Gloo::blame(int peer, bool timed_out, const char *what)
+{
+    int first = timed_out ? peer : first_failed(peer);
+    publish_failure(first);
+    std::string text = rank_name(first) +
+                       (timed_out ? " did not answer within " + std::to_string(timeout_ms_) + " ms"
+                                  : " failed or left");
+    if (first != peer)
+        text += " (told by " + rank_name(peer) + ")";
+    fail(timed_out ? NPO_E_TIMEOUT : NPO_E_PEER, text + ": " + what);
+}
+
+// A connection that broke between two waits says so here.
+void Gloo::post(Buffer &buffer, Way way, int peer, uint64_t slot, size_t offset, size_t bytes)
+{
+    std::string what;
+    try {
+        if (way == Way::kSend)
+            buffer.send(peer, slot, offset, bytes);
+        else
+            buffer.recv(peer, slot, offset, bytes);
+        return;
+    } catch (const std::exception &e) {
+        what = e.what();
+    }
+    blame(peer, false, what.c_str());
+}
+
+void Gloo::wait(Buffer &buffer, Way way, int peer)
+{
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (aborted_)
+            fail(NPO_E_CANCELLED, "aborted");
+        waiting_ = &buffer;
+    }
+    bool done = false;
+    std::string what;
+    try {
+        // 0 would mean for ever
+        auto left = std::max(std::chrono::duration_cast<Milliseconds>(deadline_ - Clock::now()),
+                             Milliseconds(1));
+        done = way == Way::kSend ? buffer.waitSend(nullptr, left) : buffer.waitRecv(nullptr, left);
+    } catch (const std::exception &e) {
+        what = e.what();
+    }
+    bool aborted = false;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        waiting_ = nullptr;
+        aborted = aborted_;
+    }
+    if (aborted)
+        fail(NPO_E_CANCELLED, "aborted");
+    if (!done)
+        blame(peer, Clock::now() >= deadline_, what.c_str());
+}
+
+// Each rank owns one share of the bucket: it receives that share from all others, adds up in rank
+// order, and hands the sum out.
+void Gloo::exchange_bucket(float *x, size_t first, size_t n)
+{
+    const int me = rank;
+    const size_t share = (n + (size_t)world - 1) / (size_t)world;
+    const size_t stride = stage_.size() / (size_t)world;
+    auto begin = [&](int owner) { return std::min(n, share * (size_t)owner); };
+    auto count = [&](int owner) { return begin(owner + 1) - begin(owner); };
+    auto bytes_at = [&](int owner) { return (first + begin(owner)) * sizeof(float); };
+    const uint64_t gather = slot_++, scatter = slot_++;
+    const size_t mine = count(me);
+
+    for (int p = 0; p < world; p++) {
+        if (p == me)
+            continue;
+        if (mine)
+            post(*stages_[p], Way::kReceive, p, gather, 0, mine * sizeof(float));
+        if (count(p))
+            post(*sends_[p], Way::kSend, p, gather, bytes_at(p), count(p) * sizeof(float));
+    }
+    float *sum = x + first + begin(me);
+    float *own = stage_.data() + stride * (size_t)me;
+    std::copy(sum, sum + mine, own);
+    for (int p = 0; p < world; p++) {
+        if (p != me && mine)
+            wait(*stages_[p], Way::kReceive, p);
+        const float *part = stage_.data() + stride * (size_t)p;
+        for (size_t i = 0; i < mine; i++)
+            sum[i] = p == 0 ? part[i] : sum[i] + part[i];
+    }
+    // The shares sent away are overwritten next, so they must have left.
+    for (int p = 0; p < world; p++)
+        if (p != me && count(p))
+            wait(*sends_[p], Way::kSend, p);
+
+    for (int p = 0; p < world; p++) {
+        if (p == me)
+            continue;
+        if (count(p))
+            post(*receives_[p], Way::kReceive, p, scatter, bytes_at(p), count(p) * sizeof(float));
+        if (mine)
+            post(*sends_[p], Way::kSend, p, scatter, bytes_at(me), mine * sizeof(float));
+    }
+    for (int p = 0; p < world; p++) {
+        if (p != me && count(p))
+            wait(*receives_[p], Way::kReceive, p);
+        if (p != me && mine)
+            wait(*sends_[p], Way::kSend, p);
+    }
+}
+
+void Gloo::allreduce_sum(float *x, size_t n)
+{
+    start();
+    sends_.clear();
+    receives_.clear();
+    for (int p = 0; p < world; p++) {
+        sends_.push_back(context_->createUnboundBuffer(x, n * sizeof(float)));
+        receives_.push_back(context_->createUnboundBuffer(x, n * sizeof(float)));
+    }
+    for (size_t first = 0; first < n; first += kBucketFloats)
+        exchange_bucket(x, first, std::min(kBucketFloats, n - first));
+    sends_.clear();
+    receives_.clear();
+}
+
+void Gloo::broadcast(char *data, size_t bytes, int root)
+{
+    start();
+    const bool is_root = rank == root;
+    std::vector<std::unique_ptr<Buffer>> buffers;
+    for (int p = 0; p < world; p++)
+        buffers.push_back(context_->createUnboundBuffer(data, bytes));
+    for (size_t first = 0; first < bytes; first += NPO_COMM_BUCKET_BYTES) {
+        const size_t part = std::min(NPO_COMM_BUCKET_BYTES, bytes - first);
+        const uint64_t slot = slot_++;
+        if (!is_root) {
+            post(*buffers[root], Way::kReceive, root, slot, first, part);
+            wait(*buffers[root], Way::kReceive, root);
+            continue;
+        }
+        for (int p = 0; p < world; p++)
+            if (p != root)
+                post(*buffers[p], Way::kSend, p, slot, first, part);
+        for (int p = 0; p < world; p++)
+            if (p != root)
+                wait(*buffers[p], Way::kSend, p);
+    }
+}
+
+void Gloo::abort()
+{
+    std::lock_guard<std::mutex> lock(mutex_);
+    aborted_ = true;
+    if (waiting_) {
+        waiting_->abortWaitRecv();
+        waiting_->abortWaitSend();
+    }
+}
+
+void Gloo::close()
+{
+    sends_.clear();
+    receives_.clear();
+    if (context_)
+        context_->closeConnections();
+}
+
+npo_err Gloo::fail_operation(const char *operation, const Failure &failure, npo_error *error)
+{
+    close(); // so that the others learn of it now and not at their time limit
+    return npo_error_set(error, failure.code, "%s of rank %d of %d: %s", operation, rank, world,
+                         failure.text.c_str());
+}
+
+Gloo *from_base(npo_comm *comm)
+{
+    return static_cast<Gloo *>(comm);
+}
+
+// Runs an operation and turns whatever it throws into an error.
+template <typename Body>
+npo_err guarded(npo_comm *comm, const char *operation, npo_error *error, Body body)
+{
+    Gloo *gloo = from_base(comm);
+    try {
+        try {
+            body(*gloo);
+            return NPO_OK;
+        } catch (const Failure &failure) {
+            return gloo->fail_operation(operation, failure, error);
+        } catch (const std::bad_alloc &) {
+            return gloo->fail_operation(operation, Failure{NPO_E_NOMEM, "out of memory"}, error);
+        } catch (const std::exception &e) {
+            return gloo->fail_operation(operation, Failure{NPO_E_PEER, e.what()}, error);
+        }
+    } catch (...) {
+        return npo_error_set(error, NPO_E_PEER, "%s: failed, and closing failed too", operation);
+    }
+}
+
+npo_err gloo_allreduce_sum(npo_comm *comm, float *x, size_t n, npo_error *error)
+{
+    return guarded(comm, "allreduce", error, [&](Gloo &gloo) { gloo.allreduce_sum(x, n); });
+}
+
+npo_err gloo_broadcast(npo_comm *comm, void *data, size_t bytes, int root, npo_error *error)
+{
+    return guarded(comm, "broadcast", error,
+                   [&](Gloo &gloo) { gloo.broadcast(static_cast<char *>(data), bytes, root); });
+}
+
+npo_err gloo_barrier(npo_comm *comm, npo_error *error)
+{
+    // Rank 0 owns the one value: it waits for all, and all wait for it.
+    return guarded(comm, "barrier", error, [&](Gloo &gloo) {
+        float value = 0;
+        gloo.allreduce_sum(&value, 1);
+    });
+}
+
+void gloo_abort(npo_comm *comm)
+{
+    from_base(comm)->abort();
+}
+
+void gloo_free(npo_comm *comm)
+{
+    Gloo *gloo = from_base(comm);
+    try {
+        gloo->close();
+        delete gloo;
+    } catch (...) {
+        // nothing is left to do for a connection that does not close
+    }
+}
+
+const npo_comm_ops gloo_ops = {gloo_allreduce_sum, gloo_broadcast, gloo_barrier, gloo_abort,
+                               gloo_free};
+
+npo_err check_options(const npo_comm_gloo_options *options, npo_error *error)
+{
+    if (options->world < 1 || options->world > NPO_GANG_MAX)
+        return npo_error_set(error, NPO_E_RANGE, "gang of %d ranks, expected 1 to %d",
+                             options->world, NPO_GANG_MAX);
+    if (options->rank < 0 || options->rank >= options->world)
+        return npo_error_set(error, NPO_E_RANGE, "rank %d, expected 0 to %d", options->rank,
+                             options->world - 1);
+    if (options->timeout_ms < 0 || options->connect_timeout_ms < 0)
+        return npo_error_set(error, NPO_E_RANGE, "gang: a time limit is negative");
+    return NPO_OK;
+}
+
+} // namespace
+
+extern "C" npo_err npo_comm_new_gloo(const npo_comm_gloo_options *options, npo_comm **ret_comm,
+                                     npo_error *error)
+{
+    npo_err err = check_options(options, error);
+    if (err)
+        return err;
+    if (options->world == 1)
+        return npo_comm_new_self(ret_comm);
+    try {
+        Gloo *gloo = new Gloo(*options);
+        gloo->ops = &gloo_ops;
+        *ret_comm = gloo;
+        return NPO_OK;
+    } catch (const Failure &failure) {
+        return npo_error_set(error, failure.code, "rendezvous of rank %d of %d: %s", options->rank,
+                             options->world, failure.text.c_str());
+    } catch (const std::bad_alloc &) {
+        return npo_error_set(error, NPO_E_NOMEM, "rendezvous of rank %d: out of memory",
+                             options->rank);
+    } catch (const std::exception &e) {
+        return npo_error_set(error, NPO_E_UNREACHABLE, "rendezvous of rank %d of %d: %s",
+                             options->rank, options->world, e.what());
+    } catch (...) {
+        return npo_error_set(error, NPO_E_LIBRARY, "rendezvous of rank %d failed", options->rank);
+    }
+}

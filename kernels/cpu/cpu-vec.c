@@ -1,0 +1,78 @@
+/* Flat vector kernels over threads. Reductions run over fixed blocks, so that the number of threads
+ * does not show in the bits. */
+#include "kernels/cpu/cpu.h"
+
+#include <math.h>
+
+enum { BLOCK = 4096, BATCH = 512 };
+
+double npo_cpu_norm(npo_backend *be, size_t n, const float *x)
+{
+    const npo_cpu *cpu = be->device;
+    size_t blocks = (n + BLOCK - 1) / BLOCK;
+    double sums[BATCH], total = 0;
+    for (size_t first = 0; first < blocks; first += BATCH) {
+        size_t count = blocks - first < BATCH ? blocks - first : (size_t)BATCH;
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, count * BLOCK))
+        for (size_t b = 0; b < count; b++) {
+            size_t at = (first + b) * BLOCK;
+            sums[b] = cpu->k->vec_square_sum(n - at < BLOCK ? n - at : (size_t)BLOCK, x + at);
+        }
+        for (size_t b = 0; b < count; b++)
+            total += sums[b];
+    }
+    return sqrt(total);
+}
+
+void npo_cpu_scale_vector(npo_backend *be, size_t n, float a, float *x)
+{
+    const npo_cpu *cpu = be->device;
+#pragma omp parallel num_threads(npo_cpu_team(cpu, n))
+    {
+        npo_cpu_part p = npo_cpu_part_of(n, 1024);
+        cpu->k->vec_scale(p.last - p.first, a, x + p.first);
+    }
+}
+
+void npo_cpu_axpy(npo_backend *be, size_t n, float a, const float *x, float *y)
+{
+    const npo_cpu *cpu = be->device;
+#pragma omp parallel num_threads(npo_cpu_team(cpu, n))
+    {
+        npo_cpu_part p = npo_cpu_part_of(n, 1024);
+        cpu->k->vec_axpy(p.last - p.first, a, x + p.first, y + p.first);
+    }
+}
+
+void npo_cpu_lerp(npo_backend *be, size_t n, float w, const float *x, float *y)
+{
+    const npo_cpu *cpu = be->device;
+#pragma omp parallel num_threads(npo_cpu_team(cpu, n))
+    {
+        npo_cpu_part p = npo_cpu_part_of(n, 1024);
+        cpu->k->vec_lerp(p.last - p.first, w, x + p.first, y + p.first);
+    }
+}
+
+/* torch computes the scalars in f64 and rounds them where they meet a tensor. */
+void npo_cpu_adamw(npo_backend *be, size_t n, const npo_adamw *h, const float *grad, float *param,
+                   float *exp_avg, float *exp_avg_sq)
+{
+    const npo_cpu *cpu = be->device;
+    double beta1 = (double)h->beta1, beta2 = (double)h->beta2, lr = (double)h->lr;
+    npo_adamw_scalars s = {
+        .keep = (float)(1 - lr * (double)h->weight_decay),
+        .new1 = (float)(1 - beta1),
+        .beta2 = h->beta2,
+        .new2 = (float)(1 - beta2),
+        .correction2 = (float)sqrt(1 - pow(beta2, (double)h->step)),
+        .eps = h->eps,
+        .step = (float)(lr / (1 - pow(beta1, (double)h->step))),
+    };
+#pragma omp parallel num_threads(npo_cpu_team(cpu, n))
+    {
+        npo_cpu_part p = npo_cpu_part_of(n, 1024);
+        cpu->k->vec_adamw(p.last - p.first, &s, grad + p.first, param + p.first, exp_avg + p.first,
+                          exp_avg_sq + p.first);
+    }
+}
