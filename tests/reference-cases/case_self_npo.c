@@ -1,0 +1,392 @@
+/* self-npo-w<W>.safetensors: three optimizer steps of the training method with every draw given.
+ * `i.x_start`, `i.start_index` -> `i.x_cut`, `i.t_cut`, `i.x0_target`; `i.t`, `i.noise` -> `i.x_t`,
+ * `i.x0_pred`, `i.loss`, `i.grad_norm`; then of some parameters the clipped gradient, the student
+ * and the EMA after the step. */
+#include "tests/reference-cases/case_pipeline.h"
+
+#include "kernels/vec.h"
+#include "worker/diffusion/trajectory.h"
+#include "worker/train/step.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { STEPS = 3, SAMPLES = 4 };
+
+/* Adam's first steps are nearly lr * sign(g): where g is small next to the tensor's largest,
+ * rounding may decide the sign, so only a bound of this many learning rates a step holds there. */
+#define LARGE_GRADIENT      1e-2
+#define SMALL_GRADIENT_STEP 2.1
+
+static const npo_train_hyper hyper = {.lr = 1e-3,
+                                      .weight_decay = 1e-3,
+                                      .beta1 = 0.9,
+                                      .beta2 = 0.999,
+                                      .eps = 1e-8,
+                                      .clip = 1,
+                                      .ema_decay = 0.999,
+                                      .steps = STEPS};
+
+typedef struct {
+    case_pipeline pipeline;
+    npo_safetensors *file;
+    double w;
+    npo_trajectory *trajectory;
+    npo_network_denoiser *target;
+    npo_trainer *trainer;
+    npo_pool pool;
+    npo_segment segment;
+    npo_batch batch;
+    /* One line of output each. */
+    case_worst generated, trained, grads, fed, large, small;
+} self_npo_case;
+
+static npo_err find(const self_npo_case *c, int step, const char *name,
+                    const npo_tensor **ret_tensor, npo_error *error)
+{
+    char full[NPO_PARAM_NAME_MAX + 32];
+    snprintf(full, sizeof full, "%d.%s", step, name);
+    return case_find(c->file, full, ret_tensor, error);
+}
+
+static npo_err read_integers(const self_npo_case *c, int step, const char *name,
+                             int32_t *ret_values, npo_error *error)
+{
+    const npo_tensor *tensor = NULL;
+    int64_t values[SAMPLES];
+    NPO_TRY(find(c, step, name, &tensor, error));
+    if (tensor->count != SAMPLES || tensor->dtype != NPO_TENSOR_I64)
+        return npo_error_set(error, NPO_E_SHAPE, "'%s' is not [%d] of I64", tensor->name, SAMPLES);
+    npo_tensor_read_i64(tensor, 0, SAMPLES, values);
+    for (int i = 0; i < SAMPLES; i++)
+        ret_values[i] = (int32_t)values[i];
+    return NPO_OK;
+}
+
+/* ---- loading ---- */
+
+static npo_err make_trajectory(self_npo_case *c, npo_error *error)
+{
+    static const int64_t slots[SAMPLES] = {0, 1, 2, 3};
+    /* Rows are placed by hand below, in the middle of a lap, so that nothing is drawn; with w < -1
+     * the weakened steps are those of the branch. */
+    const npo_trajectory_options options = {.schedule = c->pipeline.schedule,
+                                            .solver_steps = 25,
+                                            .segment_steps = 5,
+                                            .w = c->w,
+                                            .starts = NPO_STARTS_NOISE,
+                                            .prompt_count = c->pipeline.prompts.count};
+    NPO_TRY(npo_trajectory_new(&options, c->pipeline.latent, SAMPLES, &c->trajectory, error));
+    NPO_TRY(npo_pool_init(&c->pool, c->pipeline.latent, SAMPLES, slots,
+                          npo_trajectory_has_branch(&options)));
+    return npo_segment_init(&c->segment, c->pipeline.latent, SAMPLES);
+}
+
+static npo_err make_trainer(self_npo_case *c, const case_env *env, npo_error *error)
+{
+    const npo_trainer_options options = {.backend = env->backend,
+                                         .layout = c->pipeline.layout,
+                                         .config = &c->pipeline.config,
+                                         .shape = c->pipeline.shape,
+                                         .prompts = &c->pipeline.prompts,
+                                         .micro_batch = SAMPLES,
+                                         .loss = NPO_LOSS_PSEUDO_HUBER,
+                                         .huber_c = 1e-3,
+                                         .hyper = hyper};
+    NPO_TRY(npo_trainer_new(&options, &c->trainer, error));
+    npo_trainer_begin(c->trainer, c->pipeline.params);
+    NPO_TRY(npo_batch_init(&c->batch, SAMPLES, npo_latent_floats(c->pipeline.latent)));
+    return npo_network_denoiser_new(c->pipeline.network, npo_trainer_ema(c->trainer),
+                                    &c->pipeline.prompts, SAMPLES, &c->target, error);
+}
+
+static npo_err load(self_npo_case *c, const case_env *env, npo_error *error)
+{
+    const npo_tensor *x = NULL;
+    if (sscanf(env->file, "self-npo-w%lf", &c->w) != 1)
+        return npo_error_set(error, NPO_E_FORMAT, "'%s': no weight in the name", env->file);
+    NPO_TRY(case_open(env, env->file, &c->file, error));
+    NPO_TRY(find(c, 0, "x_start", &x, error));
+    NPO_TRY(case_pipeline_init(&c->pipeline, env, x, error));
+    NPO_TRY(make_trajectory(c, error));
+    return make_trainer(c, env, error);
+}
+
+static void unload(self_npo_case *c)
+{
+    npo_trainer_free(c->trainer);
+    npo_trajectory_free(c->trajectory);
+    npo_network_denoiser_free(c->target);
+    npo_pool_fini(&c->pool);
+    npo_segment_fini(&c->segment);
+    npo_batch_fini(&c->batch);
+    case_pipeline_fini(&c->pipeline);
+    npo_safetensors_close(c->file);
+}
+
+/* ---- one step ---- */
+
+static npo_err compare_latents(self_npo_case *c, int step, const char *name, const float *values,
+                               case_worst *worst, npo_error *error)
+{
+    const npo_tensor *expected = NULL;
+    npo_latent_shape latent = c->pipeline.latent;
+    const npo_shape shape = {NPO_F32, 4, {SAMPLES, latent.height, latent.width, latent.channels}};
+    NPO_TRY(find(c, step, name, &expected, error));
+    return case_compare_tensor(worst, expected, &shape, values, error);
+}
+
+static npo_err compare_scalar(self_npo_case *c, int step, const char *name, double value,
+                              case_worst *worst, npo_error *error)
+{
+    const npo_tensor *expected = NULL;
+    float reference = 0, computed = (float)value;
+    NPO_TRY(find(c, step, name, &expected, error));
+    npo_tensor_read_f32(expected, 0, 1, &reference);
+    case_compare(worst, expected->name, &computed, &reference, 1);
+    return NPO_OK;
+}
+
+static npo_err generate(self_npo_case *c, int step, npo_error *error)
+{
+    static const int32_t prompts[SAMPLES] = {0, 2, 0, 2};
+    const npo_denoiser *target = npo_network_denoiser_get(c->target);
+    const npo_tensor *x_start = NULL;
+    int32_t t_cut[SAMPLES];
+    NPO_TRY(find(c, step, "x_start", &x_start, error));
+    NPO_TRY(case_read_into(x_start, c->pool.x, error));
+    NPO_TRY(read_integers(c, step, "start_index", c->pool.index, error));
+    NPO_TRY(read_integers(c, step, "t_cut", t_cut, error));
+    for (int i = 0; i < SAMPLES; i++) {
+        c->pool.prompt[i] = prompts[i];
+        c->pool.segments[i] = 1;
+    }
+    NPO_TRY(npo_trajectory_generate(c->trajectory, target, &c->pool, 0, SAMPLES, error));
+    NPO_TRY(
+        npo_trajectory_truncate(c->trajectory, target, &c->pool, 0, SAMPLES, &c->segment, error));
+    for (int i = 0; i < SAMPLES; i++)
+        if (c->segment.t_cut[i] != t_cut[i])
+            return npo_error_set(error, NPO_E_RANGE,
+                                 "sample %d was cut at timestep %d, expected %d", i,
+                                 c->segment.t_cut[i], t_cut[i]);
+    NPO_TRY(compare_latents(c, step, "x_cut", c->segment.x_cut, &c->generated, error));
+    return compare_latents(c, step, "x0_target", c->segment.x0_target, &c->generated, error);
+}
+
+static npo_err train(self_npo_case *c, int step, npo_error *error)
+{
+    static const int64_t rows[SAMPLES] = {0, 1, 2, 3};
+    const npo_tensor *noise = NULL;
+    npo_train_result result;
+    float *draws = NULL;
+    int32_t t[SAMPLES];
+    NPO_TRY(find(c, step, "noise", &noise, error));
+    NPO_TRY(read_integers(c, step, "t", t, error));
+    NPO_TRY(case_read(noise, &draws, error));
+    npo_err err = npo_batch_renoise_given(&c->batch, c->pipeline.schedule, &c->segment, rows, t,
+                                          draws, error);
+    free(draws);
+    if (err)
+        return err;
+    NPO_TRY(npo_trainer_step(c->trainer, &c->batch, &result, error));
+    NPO_TRY(compare_latents(c, step, "x_t", c->batch.x, &c->trained, error));
+    NPO_TRY(compare_latents(c, step, "x0_pred", npo_trainer_prediction(c->trainer), &c->trained,
+                            error));
+    NPO_TRY(compare_scalar(c, step, "loss", result.loss, &c->trained, error));
+    return compare_scalar(c, step, "grad_norm", result.grad_norm, &c->trained, error);
+}
+
+/* ---- parameters after a step ---- */
+
+/* "clipped_grad.NAME" etc. of one parameter at one step; malloc'ed [count]. */
+static npo_err read_param(const self_npo_case *c, int step, const char *kind,
+                          const npo_param_info *info, float **ret_values, npo_error *error)
+{
+    char name[NPO_PARAM_NAME_MAX + 16];
+    const npo_tensor *tensor = NULL;
+    snprintf(name, sizeof name, "%s.%s", kind, info->name);
+    NPO_TRY(find(c, step, name, &tensor, error));
+    float *values = malloc((tensor->count + 1) * sizeof *values);
+    if (!values || tensor->count != info->count) {
+        free(values);
+        return npo_error_set(error, NPO_E_SHAPE, "'%s' has %zu values, expected %zu", tensor->name,
+                             tensor->count, info->count);
+    }
+    npo_tensor_read_f32(tensor, 0, tensor->count, values);
+    *ret_values = values;
+    return NPO_OK;
+}
+
+/* Splits the comparison by the size of the gradient, which must have been large at every step so
+ * far. */
+static void compare_moved(self_npo_case *c, const char *name, const float *values,
+                          const float *expected, const bool *is_large, size_t count, double bound)
+{
+    double largest = 0, large = 0, small = 0;
+    for (size_t i = 0; i < count; i++) {
+        double difference = fabs((double)values[i] - (double)expected[i]);
+        largest = fmax(largest, fabs((double)expected[i]));
+        if (is_large[i])
+            large = fmax(large, difference);
+        else
+            small = fmax(small, difference);
+    }
+    if (!*c->large.tensor || large / largest > c->large.error) {
+        c->large.error = large / largest;
+        snprintf(c->large.tensor, sizeof c->large.tensor, "%s", name);
+    }
+    if (!*c->small.tensor || small / bound > c->small.error) {
+        c->small.error = small / bound;
+        snprintf(c->small.tensor, sizeof c->small.tensor, "%s", name);
+    }
+}
+
+static void mark_large(bool *is_large, const float *grad, size_t count)
+{
+    double largest = 0;
+    for (size_t i = 0; i < count; i++)
+        largest = fmax(largest, fabs((double)grad[i]));
+    for (size_t i = 0; i < count; i++)
+        is_large[i] &= fabs((double)grad[i]) > LARGE_GRADIENT * largest;
+}
+
+/* AdamW and EMA on one tensor, fed the reference's gradients. */
+typedef struct {
+    float *student, *ema, *exp_avg, *exp_avg_sq;
+    bool *is_large;
+} fed_param;
+
+static npo_err fed_init(fed_param *fed, const npo_params *base, const npo_param_info *info)
+{
+    float *memory = calloc(4 * info->count, sizeof *memory);
+    fed->student = memory;
+    fed->is_large = malloc(info->count * sizeof *fed->is_large);
+    if (!memory || !fed->is_large)
+        return NPO_E_NOMEM;
+    fed->ema = memory + info->count;
+    fed->exp_avg = memory + 2 * info->count;
+    fed->exp_avg_sq = memory + 3 * info->count;
+    memcpy(fed->student, npo_params_data(base) + info->offset, info->count * sizeof *memory);
+    memcpy(fed->ema, npo_params_data(base) + info->offset, info->count * sizeof *memory);
+    for (size_t i = 0; i < info->count; i++)
+        fed->is_large[i] = true;
+    return NPO_OK;
+}
+
+static void fed_fini(fed_param *fed)
+{
+    free(fed->student);
+    free(fed->is_large);
+}
+
+static void fed_step(npo_backend *backend, fed_param *fed, size_t count, int step,
+                     const float *grad)
+{
+    const npo_adamw adamw = {.lr = (float)hyper.lr,
+                             .beta1 = (float)hyper.beta1,
+                             .beta2 = (float)hyper.beta2,
+                             .eps = (float)hyper.eps,
+                             .weight_decay = (float)hyper.weight_decay,
+                             .step = step + 1};
+    npo_vec_adamw(backend, count, adamw, grad, fed->student, fed->exp_avg, fed->exp_avg_sq);
+    npo_vec_lerp(backend, count, (float)(1 - hyper.ema_decay), fed->student, fed->ema);
+}
+
+typedef struct {
+    float *grad, *student, *ema;
+} reference;
+
+static npo_err read_reference(const self_npo_case *c, int step, const npo_param_info *info,
+                              reference *ret, npo_error *error)
+{
+    NPO_TRY(read_param(c, step, "clipped_grad", info, &ret->grad, error));
+    NPO_TRY(read_param(c, step, "student", info, &ret->student, error));
+    return read_param(c, step, "ema", info, &ret->ema, error);
+}
+
+static npo_err compare_param(self_npo_case *c, const case_env *env, int step,
+                             const npo_param_info *info, fed_param *fed, npo_error *error)
+{
+    reference ref = {0};
+    npo_err err = read_reference(c, step, info, &ref, error);
+    if (!err) {
+        size_t count = info->count, at = info->offset;
+        double bound = SMALL_GRADIENT_STEP * hyper.lr * (step + 1);
+        case_compare(&c->grads, info->name, npo_params_data(npo_trainer_grads(c->trainer)) + at,
+                     ref.grad, count);
+        fed_step(env->backend, fed, count, step, ref.grad);
+        case_compare(&c->fed, info->name, fed->student, ref.student, count);
+        case_compare(&c->fed, info->name, fed->ema, ref.ema, count);
+        mark_large(fed->is_large, ref.grad, count);
+        compare_moved(c, info->name, npo_params_data(npo_trainer_student(c->trainer)) + at,
+                      ref.student, fed->is_large, count, bound);
+        compare_moved(c, info->name, npo_params_data(npo_trainer_ema(c->trainer)) + at, ref.ema,
+                      fed->is_large, count, bound * (1 - hyper.ema_decay));
+    }
+    free(ref.grad);
+    free(ref.student);
+    free(ref.ema);
+    return err;
+}
+
+/* Parameters of which the file keeps the state. */
+enum { KEPT_MAX = 16 };
+
+static npo_err find_kept(const self_npo_case *c, const npo_param_info **ret_kept, size_t *ret_count,
+                         npo_error *error)
+{
+    static const char prefix[] = "0.clipped_grad.";
+    size_t count = 0;
+    for (size_t i = 0; i < npo_safetensors_count(c->file); i++) {
+        const char *name = npo_safetensors_at(c->file, i)->name;
+        if (strncmp(name, prefix, sizeof prefix - 1) != 0)
+            continue;
+        const npo_param_info *info = npo_layout_find(c->pipeline.layout, name + sizeof prefix - 1);
+        if (!info || count == KEPT_MAX)
+            return npo_error_set(error, NPO_E_NOT_FOUND, "'%s' is not a tensor of the network",
+                                 name);
+        ret_kept[count++] = info;
+    }
+    *ret_count = count;
+    return NPO_OK;
+}
+
+static npo_err run_steps(self_npo_case *c, const case_env *env, npo_error *error)
+{
+    const npo_param_info *kept[KEPT_MAX];
+    fed_param fed[KEPT_MAX] = {{0}};
+    size_t count = 0;
+    npo_err err = find_kept(c, kept, &count, error);
+    for (size_t i = 0; !err && i < count; i++)
+        err = fed_init(&fed[i], c->pipeline.params, kept[i]);
+    for (int step = 0; !err && step < STEPS; step++) {
+        err = generate(c, step, error);
+        if (!err)
+            err = train(c, step, error);
+        for (size_t i = 0; !err && i < count; i++)
+            err = compare_param(c, env, step, kept[i], &fed[i], error);
+    }
+    for (size_t i = 0; i < count; i++)
+        fed_fini(&fed[i]);
+    return err;
+}
+
+npo_err case_run_self_npo(case_env *env, npo_error *error)
+{
+    self_npo_case c = {0};
+    npo_err err = load(&c, env, error);
+    if (!err)
+        err = run_steps(&c, env, error);
+    if (!err) {
+        case_report(env, "-generate", &c.generated, CASE_OUTPUT_TOLERANCE);
+        case_report(env, "-train", &c.trained, CASE_OUTPUT_TOLERANCE);
+        case_report(env, "-clipped-grads", &c.grads, CASE_GRADIENT_TOLERANCE);
+        case_report(env, "-adamw-given-grads", &c.fed, CASE_OUTPUT_TOLERANCE);
+        case_report(env, "-student-ema", &c.large, CASE_OUTPUT_TOLERANCE);
+        case_report(env, "-student-ema-small-grads", &c.small, 1);
+    }
+    unload(&c);
+    return err;
+}

@@ -1,0 +1,273 @@
+#include "worker/model/folder.h"
+
+#include "common/file.h"
+#include "worker/model/unet.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CONFIG_BYTES_MAX = 1 << 20,
+    FILES_MAX = 1000,
+};
+
+static const char unet_file[] = "diffusion_pytorch_model.safetensors";
+
+/* Names that a component's weights may have, the preferred first. */
+static const char *const unet_names[] = {
+    unet_file,
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.safetensors.index.fp16.json",
+    NULL,
+};
+static const char *const text_names[] = {
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.fp16.safetensors",
+    "model.safetensors.index.fp16.json",
+    NULL,
+};
+
+/* A buffer that older checkpoints stored, and newer ones without the class's prefix. */
+static const char *const text_ignored[] = {
+    "text_model.embeddings.position_ids",
+    "embeddings.position_ids",
+    NULL,
+};
+static const npo_weights_map text_map = {
+    .ignore = text_ignored,
+    .optional_prefix = "text_model.",
+};
+
+/* ---- locating ---- */
+
+/* root/part/name as a new string in *ret_path when it is there, else *ret_path stays NULL. */
+static npo_err locate(const char *root, const char *part, const char *name, char **ret_path)
+{
+    char *path = NULL;
+    if (asprintf(&path, "%s/%s/%s", root, part, name) < 0)
+        return NPO_E_NOMEM;
+    if (npo_file_exists(path)) {
+        *ret_path = path;
+        return NPO_OK;
+    }
+    free(path);
+    return NPO_OK;
+}
+
+static npo_err locate_any(const char *root, const char *part, const char *const *names,
+                          char **ret_path)
+{
+    for (; *names && !*ret_path; names++)
+        NPO_TRY(locate(root, part, *names, ret_path));
+    return NPO_OK;
+}
+
+static npo_err locate_parts(npo_folder *folder)
+{
+    const char *root = folder->root;
+    char *vocab = NULL, *vae = NULL;
+    NPO_TRY(locate(root, "unet", "config.json", &folder->unet_config));
+    NPO_TRY(locate_any(root, "unet", unet_names, &folder->unet_weights));
+    NPO_TRY(locate(root, "text_encoder", "config.json", &folder->text_config));
+    NPO_TRY(locate_any(root, "text_encoder", text_names, &folder->text_weights));
+    NPO_TRY(locate(root, "scheduler", "scheduler_config.json", &folder->scheduler_config));
+    NPO_TRY(locate(root, "tokenizer", "vocab.json", &vocab));
+    if (vocab)
+        folder->tokenizer = npo_file_join(root, "tokenizer");
+    free(vocab);
+    if (vocab && !folder->tokenizer)
+        return NPO_E_NOMEM;
+    NPO_TRY(locate(root, "vae", "config.json", &vae));
+    folder->has_vae = vae != NULL;
+    free(vae);
+    return NPO_OK;
+}
+
+static npo_err check_parts(const npo_folder *folder, npo_error *error)
+{
+    const struct {
+        const char *path, *expected;
+    } parts[] = {
+        {folder->unet_config, "unet/config.json"},
+        {folder->text_config, "text_encoder/config.json"},
+        {folder->text_weights, "text_encoder/model.safetensors"},
+        {folder->tokenizer, "tokenizer/vocab.json"},
+        {folder->scheduler_config, "scheduler/scheduler_config.json"},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (!parts[i].path)
+            return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no %s",
+                                 folder->root, parts[i].expected);
+    return NPO_OK;
+}
+
+static npo_err check_class(const char *root, npo_error *error)
+{
+    static const char supported[] = "StableDiffusionPipeline";
+    cJSON *json = NULL;
+    npo_err err = NPO_E_NOMEM;
+    char *path = npo_file_join(root, "model_index.json");
+    if (!path)
+        return npo_error_set(error, err, "cannot open '%s': out of memory", root);
+    err = NPO_OK;
+    if (npo_file_exists(path))
+        err = npo_json_load(path, CONFIG_BYTES_MAX, &json, error);
+    const char *class = npo_json_string(json, "_class_name", supported);
+    if (!err && strcmp(class, supported) != 0)
+        err = npo_error_set(error, NPO_E_UNSUPPORTED, "'%s': found pipeline '%.80s', expected %s",
+                            path, class, supported);
+    cJSON_Delete(json);
+    free(path);
+    return err;
+}
+
+npo_err npo_folder_open(const char *root, npo_folder *ret_folder, npo_error *error)
+{
+    npo_folder folder = {.root = strdup(root)};
+    if (!npo_file_exists(root)) {
+        free(folder.root);
+        return npo_error_set(error, NPO_E_NOT_FOUND, "there is no model folder '%s'", root);
+    }
+    npo_err err = folder.root ? locate_parts(&folder) : NPO_E_NOMEM;
+    if (err)
+        npo_error_set(error, err, "cannot open '%s': out of memory", root);
+    else
+        err = check_class(root, error);
+    if (!err)
+        err = check_parts(&folder, error);
+    if (err)
+        npo_folder_fini(&folder);
+    else
+        *ret_folder = folder;
+    return err;
+}
+
+void npo_folder_fini(npo_folder *folder)
+{
+    free(folder->root);
+    free(folder->unet_config);
+    free(folder->unet_weights);
+    free(folder->text_config);
+    free(folder->text_weights);
+    free(folder->tokenizer);
+    free(folder->scheduler_config);
+    *folder = (npo_folder){0};
+}
+
+/* ---- loading ---- */
+
+npo_err npo_folder_unet(const npo_folder *folder, npo_backend *backend, npo_unet_config *ret_config,
+                        npo_layout **ret_layout, npo_error *error)
+{
+    npo_unet_config config;
+    NPO_TRY(npo_unet_config_load(folder->unet_config, &config, error));
+    NPO_TRY(npo_unet_layout(backend, &config, ret_layout, error));
+    *ret_config = config;
+    return NPO_OK;
+}
+
+npo_err npo_folder_load_unet(const npo_folder *folder, npo_params *params, npo_error *error)
+{
+    if (!folder->unet_weights)
+        return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no unet/%s",
+                             folder->root, unet_file);
+    return npo_weights_load(folder->unet_weights, NULL, params, error);
+}
+
+npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
+                             npo_clip_text_config *ret_config, npo_layout **ret_layout,
+                             npo_params **ret_params, npo_error *error)
+{
+    npo_clip_text_config config;
+    npo_layout *layout = NULL;
+    npo_params *params = NULL;
+    NPO_TRY(npo_clip_text_config_load(folder->text_config, &config, error));
+    NPO_TRY(npo_clip_text_layout(backend, &config, &layout, error));
+    npo_err err = npo_params_new(layout, &params);
+    if (err)
+        npo_error_set(error, err, "cannot load '%s': %s", folder->text_weights, npo_err_text(err));
+    else
+        err = npo_weights_load(folder->text_weights, &text_map, params, error);
+    if (err) {
+        npo_params_free(params);
+        npo_layout_unref(layout);
+        return err;
+    }
+    *ret_config = config;
+    *ret_layout = layout;
+    *ret_params = params;
+    return NPO_OK;
+}
+
+/* ---- saving ---- */
+
+static npo_err copy_file(const char *from, const char *to, npo_error *error)
+{
+    npo_file_map map;
+    NPO_TRY(npo_file_map_open(from, &map, error));
+    npo_err err = npo_file_write(to, map.data, map.size, 0666, error);
+    npo_file_map_close(&map);
+    return err;
+}
+
+npo_err npo_folder_save_unet(const npo_folder *folder, const npo_params *params,
+                             npo_tensor_dtype dtype, const char *dir, npo_error *error)
+{
+    npo_err err = NPO_E_NOMEM;
+    char *config = npo_file_join(dir, "config.json"), *weights = npo_file_join(dir, unet_file);
+    if (!config || !weights) {
+        npo_error_set(error, err, "cannot write '%s': out of memory", dir);
+        goto out;
+    }
+    err = npo_file_make_dirs(dir, error);
+    if (!err)
+        err = npo_weights_save(weights, params, dtype, NULL, error);
+    if (!err)
+        err = copy_file(folder->unet_config, config, error);
+out:
+    free(config);
+    free(weights);
+    return err;
+}
+
+/* Copies a file of the folder to the same place below root. */
+static npo_err copy_part(const npo_folder *folder, const char *path, const char *root,
+                         npo_error *error)
+{
+    npo_err err = NPO_E_NOMEM;
+    char *from = npo_file_join(folder->root, path), *to = npo_file_join(root, path);
+    char *dir = to ? strndup(to, (size_t)(strrchr(to, '/') - to)) : NULL;
+    if (!from || !to || !dir) {
+        npo_error_set(error, err, "cannot write '%s': out of memory", root);
+        goto out;
+    }
+    err = npo_file_make_dirs(dir, error);
+    if (!err)
+        err = copy_file(from, to, error);
+out:
+    free(from);
+    free(to);
+    free(dir);
+    return err;
+}
+
+npo_err npo_folder_save(const npo_folder *folder, const npo_params *params, npo_tensor_dtype dtype,
+                        const char *root, npo_error *error)
+{
+    npo_file_list files = {0};
+    char *dir = npo_file_join(root, "unet");
+    if (!dir)
+        return npo_error_set(error, NPO_E_NOMEM, "cannot write '%s': out of memory", root);
+    npo_err err = npo_folder_save_unet(folder, params, dtype, dir, error);
+    if (!err)
+        err = npo_file_list_tree(folder->root, FILES_MAX, &files, error);
+    for (size_t i = 0; !err && i < files.count; i++)
+        if (strncmp(files.paths[i], "unet/", 5) != 0)
+            err = copy_part(folder, files.paths[i], root, error);
+    npo_file_list_fini(&files);
+    free(dir);
+    return err;
+}

@@ -1,0 +1,55 @@
+/* A model folder as diffusers lays out a Stable Diffusion pipeline:
+ *
+ *   model_index.json                                   optional
+ *   unet/config.json, diffusion_pytorch_model.safetensors
+ *   text_encoder/config.json, model.safetensors
+ *   tokenizer/vocab.json, merges.txt, tokenizer_config.json
+ *   scheduler/scheduler_config.json
+ *
+ * Weights may carry a variant (".fp16.safetensors") or be sharded (".safetensors.index.json"). A
+ * folder that has only unet/config.json and no weights is one to train from scratch. */
+#ifndef NPO_MODEL_FOLDER_H
+#define NPO_MODEL_FOLDER_H
+
+#include "worker/model/clip_text.h"
+#include "worker/model/unet_config.h"
+#include "worker/model/weights.h"
+
+/* Owned strings; NULL: the folder has none. */
+typedef struct {
+    char *root;
+    char *unet_config, *unet_weights;
+    char *text_config, *text_weights;
+    char *tokenizer; /* folder */
+    char *scheduler_config;
+    bool has_vae;
+} npo_folder;
+
+/* Locates the parts. Errors: NPO_E_NOT_FOUND when unet/config.json, the text encoder, the tokenizer
+ * or the scheduler is not there; NPO_E_UNSUPPORTED for another pipeline class than
+ * StableDiffusionPipeline (SDXL). */
+npo_err npo_folder_open(const char *root, npo_folder *ret_folder, npo_error *error) NPO_MUST_CHECK;
+void npo_folder_fini(npo_folder *folder);
+
+/* Reads unet/config.json and creates the layout. */
+npo_err npo_folder_unet(const npo_folder *folder, npo_backend *backend,
+                        npo_unet_config *ret_config, npo_layout **ret_layout,
+                        npo_error *error) NPO_MUST_CHECK;
+/* Fills params, whose layout is the UNet's. NPO_E_NOT_FOUND for a folder without weights. */
+npo_err npo_folder_load_unet(const npo_folder *folder, npo_params *params,
+                             npo_error *error) NPO_MUST_CHECK;
+/* Reads text_encoder/config.json, creates the layout and a filled set. */
+npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
+                             npo_clip_text_config *ret_config, npo_layout **ret_layout,
+                             npo_params **ret_params, npo_error *error) NPO_MUST_CHECK;
+
+/* Writes <dir>/config.json (a copy of the folder's unet/config.json) and
+ * <dir>/diffusion_pytorch_model.safetensors, durably; dir is created. */
+npo_err npo_folder_save_unet(const npo_folder *folder, const npo_params *params,
+                             npo_tensor_dtype dtype, const char *dir,
+                             npo_error *error) NPO_MUST_CHECK;
+/* Writes a whole model folder: the other parts copied, the UNet from params. */
+npo_err npo_folder_save(const npo_folder *folder, const npo_params *params, npo_tensor_dtype dtype,
+                        const char *root, npo_error *error) NPO_MUST_CHECK;
+
+#endif
