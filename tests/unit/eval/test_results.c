@@ -1,0 +1,113 @@
+#include "worker/eval/results.h"
+
+#include "tests/unit/cmocka.h"
+#include "tests/unit/eval/cells.h"
+#include "worker/eval/summary.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void test_cells_reference_is_plain_of_same_scale_and_seed(void **state)
+{
+    assert_int_equal(npo_cells_reference(cells, CELL_COUNT, &cells[0].key), -1);
+    assert_int_equal(npo_cells_reference(cells, CELL_COUNT, &cells[1].key), 0);
+    assert_int_equal(npo_cells_reference(cells, CELL_COUNT, &cells[3].key), 1);
+    assert_int_equal(npo_cells_reference(cells, CELL_COUNT, &cells[6].key), 4);
+    assert_int_equal(npo_cells_reference(cells, CELL_COUNT, &cells[9].key), 8);
+    npo_cell_key alone = {NPO_METHOD_SELF_NPO, 9, 1, 1};
+    assert_int_equal(npo_cells_reference(cells, CELL_COUNT, &alone), -1);
+}
+
+static void test_cells_best_by_seed(void **state)
+{
+    assert_int_equal(npo_cells_best(cells, CELL_COUNT, NPO_METHOD_PLAIN, 1), 1);
+    assert_int_equal(npo_cells_best(cells, CELL_COUNT, NPO_METHOD_SELF_NPO, 1), 3);
+    assert_int_equal(npo_cells_best(cells, CELL_COUNT, NPO_METHOD_SELF_NPO, 2), 9);
+    assert_int_equal(npo_cells_best(cells, CELL_COUNT, NPO_METHOD_SELF_NPO, 3), -1);
+    /* No guidance is plain guidance at scale 1. */
+    assert_int_equal(npo_cells_best(cells, 1, NPO_METHOD_PLAIN, 1), 0);
+}
+
+static void test_cells_seeds_in_order(void **state)
+{
+    int64_t seeds[4];
+    assert_int_equal(npo_cells_seeds(cells, CELL_COUNT, seeds, 4), 2);
+    assert_int_equal(seeds[0], 1);
+    assert_int_equal(seeds[1], 2);
+    assert_int_equal(npo_cells_seeds(cells, CELL_COUNT, seeds, 1), 1);
+}
+
+static void test_method_names_round_trip(void **state)
+{
+    npo_method method;
+    for (int m = NPO_METHOD_NONE; m <= NPO_METHOD_SELF_NPO; m++) {
+        assert_int_equal(npo_method_parse(npo_method_name((npo_method)m), &method), NPO_OK);
+        assert_int_equal(method, m);
+    }
+    assert_int_equal(npo_method_parse("cfg", &method), NPO_E_RANGE);
+    char text[64];
+    npo_cell_key_format(&cells[2].key, text, sizeof text);
+    assert_string_equal(text, "self-npo 2 beta 0.5");
+}
+
+static void test_results_json_holds_all(void **state)
+{
+    npo_offset_block blocks[] = {{"conv_in", 0.25}};
+    npo_results results = {.title = "t", .real_samples = 100, .cells = cells,
+                           .cell_count = CELL_COUNT, .offset_total = 0.5, .blocks = blocks,
+                           .block_count = 1};
+    cJSON *json;
+    assert_int_equal(npo_results_json(&results, &json), NPO_OK);
+    char *text = cJSON_PrintUnformatted(json);
+    const char *const expected[] = {
+        "{\"format\":\"npo-metrics-1\",\"title\":\"t\",\"real_samples\":100,\"settings\":null,"
+        "\"offset\":{\"total\":0.5,\"blocks\":{\"conv_in\":0.25}},\"cells\":[",
+        "{\"method\":\"none\",\"scale\":1,\"beta\":null,\"seed\":1,\"samples\":10,\"frechet\":20,"
+        "\"accuracy\":0.5,\"confidence\":0.25,\"wins\":0,\"ties\":0,\"losses\":0,"
+        "\"win_rate\":null}",
+        "{\"method\":\"self-npo\",\"scale\":2,\"beta\":0.5,\"seed\":1,\"samples\":10,"
+        "\"frechet\":7.5,\"accuracy\":0.5,\"confidence\":0.25,\"wins\":5,\"ties\":1,\"losses\":4,"
+        "\"win_rate\":0.55}",
+        "\"best\":[{\"seed\":1,\"plain\":{\"scale\":2,\"frechet\":8},\"self_npo\":{\"scale\":2,"
+        "\"beta\":1,\"frechet\":7},\"change\":-0.125}",
+    };
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++)
+        if (!strstr(text, expected[i]))
+            fail_msg("'%s' is missing in %s", expected[i], text);
+    free(text);
+    cJSON_Delete(json);
+}
+
+static void test_summary_groups_seeds(void **state)
+{
+    npo_summary *groups;
+    size_t count;
+    assert_int_equal(npo_summary_make(cells, CELL_COUNT, &groups, &count), NPO_OK);
+    assert_int_equal(count, 7);
+    const npo_summary *g = npo_summary_find(groups, count, NPO_METHOD_SELF_NPO, 2, 1);
+    assert_int_equal(g->seeds, 2);
+    assert_int_equal(g->samples, 20);
+    assert_true(g->frechet.mean == 9 && g->frechet.low == 7 && g->frechet.high == 11);
+    /* 8.25 with beta 0.5 is better on the mean of both seeds than 9 with beta 1. */
+    g = npo_summary_best(groups, count, NPO_METHOD_SELF_NPO, 2);
+    assert_true(g->beta == 0.5 && g->frechet.mean == 8.25);
+    g = npo_summary_best(groups, count, NPO_METHOD_PLAIN, NAN);
+    assert_true(g->scale == 2 && g->frechet.mean == 9);
+    assert_null(npo_summary_best(groups, count, NPO_METHOD_SELF_NPO, 7));
+    assert_null(npo_summary_find(groups, count, NPO_METHOD_PLAIN, 7, 0));
+    free(groups);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cells_reference_is_plain_of_same_scale_and_seed),
+        cmocka_unit_test(test_cells_best_by_seed),
+        cmocka_unit_test(test_cells_seeds_in_order),
+        cmocka_unit_test(test_method_names_round_trip),
+        cmocka_unit_test(test_results_json_holds_all),
+        cmocka_unit_test(test_summary_groups_seeds),
+    };
+    return cmocka_run_group_tests_name("results", tests, NULL, NULL);
+}
