@@ -76,6 +76,24 @@ static npo_err bind_dnnl(int isa, npo_error *error)
                          isas[isa].kernels->name, isas[bound].kernels->name);
 }
 
+static npo_err choose_products(npo_cpu *cpu, const char *name, npo_error *error)
+{
+    static const char *const names[] = {
+        [NPO_PRODUCTS_BY_SIZE] = "auto",
+        [NPO_PRODUCTS_OWN] = "own",
+        [NPO_PRODUCTS_DNNL] = "dnnl",
+    };
+    for (int i = 0; name && i < (int)(sizeof names / sizeof *names); i++)
+        if (strcmp(name, names[i]) == 0) {
+            cpu->products = (npo_products)i;
+            return NPO_OK;
+        }
+    if (!name)
+        return NPO_OK;
+    return npo_error_set(error, NPO_E_NOT_FOUND, "products '%s', expected 'auto', 'own' or 'dnnl'",
+                         name);
+}
+
 static npo_err cpu_open(npo_backend *be, const npo_backend_options *options, npo_error *error)
 {
     int isa = find_isa(options->isa);
@@ -92,6 +110,11 @@ static npo_err cpu_open(npo_backend *be, const npo_backend_options *options, npo
     be->device = cpu;
     cpu->k = isas[isa].kernels;
     cpu->threads = options->threads ? options->threads : omp_get_num_procs();
+    npo_err err = choose_products(cpu, options->products, error);
+    if (err) {
+        be->ops->close(be);
+        return err;
+    }
     if (dnnl_engine_create(&cpu->engine, dnnl_cpu, 0) != dnnl_success ||
         dnnl_stream_create(&cpu->stream, cpu->engine, dnnl_stream_default_flags) != dnnl_success) {
         be->ops->close(be);
@@ -194,7 +217,8 @@ static const npo_cpu_op *const ops[] = {
 
 static bool cpu_op_fuses(npo_backend *be, const npo_op_desc *desc)
 {
-    return ops[desc->kind]->fuses;
+    const npo_cpu_op *op = ops[desc->kind];
+    return op->fuses && op->fuses(be->device, desc);
 }
 
 static npo_err cpu_op_prepare(npo_backend *be, npo_op_work *work, npo_error *error)

@@ -7,8 +7,11 @@
 
 #include <oneapi/dnnl/dnnl.h>
 
+typedef enum { NPO_PRODUCTS_BY_SIZE, NPO_PRODUCTS_OWN, NPO_PRODUCTS_DNNL } npo_products;
+
 typedef struct {
     const npo_cpu_kernels *k;
+    npo_products products;
     int threads;
     int outer_threads; /* the caller's setting, restored by leave */
     dnnl_engine_t engine;
@@ -17,7 +20,7 @@ typedef struct {
 
 /* What the CPU does for an op. NULL members: nothing to do. */
 typedef struct {
-    bool fuses;
+    bool (*fuses)(const npo_cpu *cpu, const npo_op_desc *desc);
     npo_err (*prepare)(const npo_cpu *cpu, npo_op_work *work, npo_error *error);
     void (*finish)(npo_op_work *work);
     npo_err (*pack)(const npo_cpu *cpu, const npo_op_work *work, const float *weight, void *packed);

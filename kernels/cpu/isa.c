@@ -9,6 +9,7 @@
 #include "kernels/cpu/isa-product.h"
 
 #include "kernels/cpu/isa-attention.h"
+#include "kernels/cpu/isa-engine.h"
 #include "kernels/cpu/isa-vec.h"
 
 extern const npo_cpu_kernels NPO_ISA_TABLE;
@@ -32,6 +33,11 @@ const npo_cpu_kernels NPO_ISA_TABLE = {
     .layer_norm_backward = layer_norm_backward,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
+    .packed_floats = packed_floats,
+    .pack_weights = pack_weights,
+    .unpack_weights = unpack_weights,
+    .product_forward = product_forward,
+    .product_outer = product_outer,
     .vec_scale = vec_scale,
     .vec_axpy = vec_axpy,
     .vec_lerp = vec_lerp,

@@ -5,6 +5,7 @@
 #ifndef NPO_KERNELS_CPU_ISA_H
 #define NPO_KERNELS_CPU_ISA_H
 
+#include "kernels/cpu/product.h"
 #include "kernels/op.h"
 
 #include <stddef.h>
@@ -80,6 +81,16 @@ typedef struct {
     void (*attention_backward)(const npo_attention_sizes *sizes, const float *q, const float *k,
                                const float *v, const float *lse, const float *dout,
                                float *const prev[3], float *const grad[3], float *scratch);
+
+    /* cpu/product.h. packed: packed_floats(k, n) floats. unpack_weights adds to grads. Both do one of
+     * several parts. */
+    size_t (*packed_floats)(size_t k, size_t n);
+    void (*pack_weights)(const npo_weight_map *map, const float *weight, float *packed, size_t part,
+                         size_t parts);
+    void (*unpack_weights)(const npo_weight_map *map, const float *sums, float *grads, size_t part,
+                           size_t parts);
+    void (*product_forward)(const npo_product *p);
+    void (*product_outer)(const npo_outer_product *p);
 
     /* Element-wise with the same bits for every instruction set (kernels/vec.h). */
     void (*vec_scale)(size_t n, float a, float *x);

@@ -1,4 +1,5 @@
-/* sampling.safetensors, sampling.json: trajectories x_T -> NAME.i (state after step i) of several
+/* schedule.json: entries of Stable Diffusion's noise schedule and the training method's grid.
+ * sampling.safetensors, sampling.json: trajectories x_T -> NAME.i (state after step i) of several
  * samplers at guidance 5, NAME-two with the network of negative-unet.safetensors as the
  * unconditional one. */
 #include "tests/reference-cases/case_pipeline.h"
@@ -80,7 +81,7 @@ static npo_err load(sampling_case *c, const case_env *env, npo_error *error)
     NPO_TRY(case_read(x_T, &c->x_T, error));
     c->n = x_T->dims[0];
     char *path = npo_file_join(env->dir, "sampling.json");
-    npo_err err = path ? npo_json_load(path, 1 << 20, &c->settings, error) : NPO_E_NOMEM;
+    npo_err err = path ? npo_schedule_json_load(path, &c->settings, error) : NPO_E_NOMEM;
     free(path);
     const npo_params *const sets[2] = {c->pipeline.params, c->negative};
     for (int i = 0; !err && i < 2; i++)
@@ -178,5 +179,70 @@ npo_err case_run_sampling(case_env *env, npo_error *error)
         env->totals->skipped++;
     }
     unload(&c);
+    return err;
+}
+
+/* ---- the schedule ---- */
+
+static float beta_of(const npo_schedule *schedule, int64_t t)
+{
+    double before = t > 0 ? npo_schedule_alpha_bar(schedule, t - 1) : 1;
+    return (float)(1 - npo_schedule_alpha_bar(schedule, t) / before);
+}
+
+/* betas: the first and the last five. */
+static void compare_betas(const npo_schedule *schedule, const cJSON *betas, case_worst *worst)
+{
+    int count = cJSON_GetArraySize(betas);
+    int64_t train_steps = npo_schedule_config_of(schedule)->train_steps;
+    for (int i = 0; i < count; i++) {
+        float computed = beta_of(schedule, i < count / 2 ? i : train_steps - count + i);
+        float expected = (float)cJSON_GetNumberValue(cJSON_GetArrayItem(betas, i));
+        case_compare(worst, "betas", &computed, &expected, 1);
+    }
+}
+
+static npo_err compare_schedule(const npo_schedule *schedule, const cJSON *json, case_worst *worst,
+                                npo_error *error)
+{
+    const cJSON *grid = cJSON_GetObjectItemCaseSensitive(json, "grid"), *entry = NULL;
+    int32_t t[1000];
+    int steps = cJSON_GetArraySize(grid);
+    compare_betas(schedule, cJSON_GetObjectItemCaseSensitive(json, "betas"), worst);
+    cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(json, "alphas_cumprod"))
+    {
+        float computed = (float)npo_schedule_alpha_bar(schedule, atoi(entry->string));
+        float expected = (float)cJSON_GetNumberValue(entry);
+        case_compare(worst, "alphas_cumprod", &computed, &expected, 1);
+    }
+    NPO_TRY(npo_schedule_grid(schedule, steps, t, error));
+    for (int i = 0; i < steps; i++) {
+        float computed = (float)t[i];
+        float expected = (float)cJSON_GetNumberValue(cJSON_GetArrayItem(grid, i));
+        case_compare(worst, "grid", &computed, &expected, 1);
+    }
+    return NPO_OK;
+}
+
+npo_err case_run_schedule(case_env *env, npo_error *error)
+{
+    const npo_schedule_config config = {.train_steps = 1000,
+                                        .beta_start = 0.00085,
+                                        .beta_end = 0.012,
+                                        .betas = NPO_BETAS_SCALED_LINEAR};
+    npo_schedule *schedule = NULL;
+    cJSON *json = NULL;
+    case_worst worst = {0};
+    char *path = npo_file_join(env->dir, env->file);
+    npo_err err = path ? npo_schedule_json_load(path, &json, error) : NPO_E_NOMEM;
+    if (!err)
+        err = npo_schedule_new(&config, &schedule, error);
+    if (!err)
+        err = compare_schedule(schedule, json, &worst, error);
+    if (!err)
+        case_report(env, "", &worst, CASE_OUTPUT_TOLERANCE);
+    npo_schedule_free(schedule);
+    cJSON_Delete(json);
+    free(path);
     return err;
 }

@@ -27,6 +27,7 @@ static const struct {
     {"text.safetensors", "text_encoder", case_run_text, NULL},
     {"unet-*-grads.safetensors", "unet", case_run_unet_grads, NULL},
     {"unet-*.safetensors", "unet", case_run_unet, NULL},
+    {"schedule.json", NULL, case_run_schedule, NULL},
     {"sampling.safetensors", "sampling.json", case_run_sampling, NULL},
     {"self-npo-w*.safetensors", "unet", case_run_self_npo, NULL},
     {"negative-unet.safetensors", "unet", NULL, NULL},

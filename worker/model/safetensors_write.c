@@ -180,8 +180,10 @@ npo_err npo_safetensors_write(const char *path, const npo_tensor_source *tensors
     const npo_tensor_source **sorted = NULL;
     npo_buf_init(&header, NPO_SAFETENSORS_HEADER_BYTES_MAX);
     npo_err err = sort_sources(tensors, count, &sorted, error);
-    if (err)
+    if (err) {
+        npo_error_prefix(error, err, "cannot write '%s'", path);
         goto out;
+    }
     err = build_header(sorted, count, metadata, metadata_count, &header);
     if (err) {
         npo_error_set(error, err, "cannot write '%s': header: %s", path, npo_err_text(err));
@@ -191,6 +193,8 @@ npo_err npo_safetensors_write(const char *path, const npo_tensor_source *tensors
     if (err)
         goto out;
     err = write_file(writer, sorted, count, &header, error);
+    if (err == NPO_E_RANGE) /* the writer's own sentences name the file */
+        npo_error_prefix(error, err, "cannot write '%s'", path);
     if (err)
         goto out;
     err = npo_file_writer_commit(writer, error);

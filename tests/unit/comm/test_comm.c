@@ -126,8 +126,8 @@ static int sum_size(const gang_rank *gang, size_t n)
 
 static int body_sums(const gang_rank *gang)
 {
-    static const size_t sizes[] = {0, 1, 2, 3, 7, 1000, 65537, (1 << 20) - 1, 1 << 20, (1 << 20) + 1,
-                                   2500000};
+    static const size_t sizes[] = {
+        0, 1, 2, 3, 7, 1000, 65537, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 2500000};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         if (sum_size(gang, sizes[i]))
             return 1;
@@ -200,7 +200,8 @@ static void test_comm_barrier_waits_for_all(void **state)
 
 /* ---- failures ---- */
 
-static int expect_failure(const gang_rank *gang, int culprit, npo_err code, npo_err other, int64_t limit_ms)
+static int expect_failure(const gang_rank *gang, int culprit, npo_err code, npo_err other,
+                          int64_t limit_ms)
 {
     enum { N = 3 << 20 };
     npo_error error = {0};

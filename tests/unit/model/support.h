@@ -30,7 +30,7 @@ static inline int scratch_teardown(void **state)
 /* Path in the scratch folder; valid for the next 15 calls. */
 static inline const char *scratch_path(const char *name)
 {
-    static char paths[16][256];
+    static char paths[16][384];
     static int at;
     char *path = paths[at++ % 16];
     snprintf(path, sizeof paths[0], "%s/%s", scratch_dir, name);

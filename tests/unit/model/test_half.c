@@ -19,7 +19,7 @@ __attribute__((target("f16c"))) static float hardware_f32(uint16_t half)
 static void test_half_agrees_with_the_processor(void **state)
 {
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("f16c"))
+    if (!__builtin_cpu_supports("avx2")) /* each that has it converts halves */
         skip();
     for (uint32_t half = 0; half < 0x10000; half++) {
         float value = hardware_f32((uint16_t)half);

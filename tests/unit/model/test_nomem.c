@@ -1,0 +1,224 @@
+/* Every allocation of an operation fails in turn: it returns an error with a sentence and leaks nothing.
+ * (glibc does without a few: qsort's and asprintf's; then the operation succeeds.) The sanitizers bring
+ * their own malloc, so the test stands aside there. */
+#include "tests/unit/model/support.h"
+
+#include "common/json.h"
+#include "worker/model/folder.h"
+#include "worker/model/tokenizer.h"
+#include "worker/model/unet_config.h"
+
+#include <limits.h>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define OWN_MALLOC 0
+#elif defined(__has_feature)
+#define OWN_MALLOC !(__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#define OWN_MALLOC 1
+#endif
+
+static long fail_at = -1; /* allocations left until one fails; -1: none does */
+static long outstanding, allocations;
+
+#if OWN_MALLOC
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *old, size_t size);
+void __libc_free(void *memory);
+
+static bool fails(void)
+{
+    allocations++;
+    return fail_at >= 0 && fail_at-- == 0;
+}
+
+__attribute__((visibility("default"))) void *malloc(size_t size)
+{
+    void *memory = fails() ? NULL : __libc_malloc(size);
+    outstanding += memory != NULL;
+    return memory;
+}
+
+__attribute__((visibility("default"))) void *calloc(size_t count, size_t size)
+{
+    void *memory = fails() ? NULL : __libc_calloc(count, size);
+    outstanding += memory != NULL;
+    return memory;
+}
+
+__attribute__((visibility("default"))) void *realloc(void *old, size_t size)
+{
+    void *memory = fails() ? NULL : __libc_realloc(old, size);
+    outstanding += memory && !old;
+    return memory;
+}
+
+__attribute__((visibility("default"))) void free(void *memory)
+{
+    outstanding -= memory != NULL;
+    __libc_free(memory);
+}
+#endif
+
+/* ---- operations ---- */
+
+static npo_layout *layout;
+static npo_params *params;
+
+static npo_err open_file(npo_error *error)
+{
+    npo_safetensors *file;
+    NPO_TRY(npo_safetensors_open(GOLDEN("unit/safetensors/mixed.safetensors"), &file, error));
+    npo_safetensors_close(file);
+    return NPO_OK;
+}
+
+static npo_err open_shards(npo_error *error)
+{
+    npo_safetensors *file;
+    NPO_TRY(npo_safetensors_open(GOLDEN("unit/safetensors/model.safetensors.index.json"), &file,
+                                 error));
+    npo_safetensors_close(file);
+    return NPO_OK;
+}
+
+static npo_err save(npo_error *error)
+{
+    return npo_weights_save(scratch_path("saved.safetensors"), params, NPO_TENSOR_F16, NULL, error);
+}
+
+static npo_err load(npo_error *error)
+{
+    static const char *const ignored[] = {"c", NULL};
+    static const npo_weights_map map = {.ignore = ignored};
+    return npo_weights_load(GOLDEN("unit/safetensors/part-1.safetensors"), &map, params, error);
+}
+
+static npo_err complain(npo_error *error) /* the sentence itself needs memory */
+{
+    npo_err err =
+        npo_weights_load(GOLDEN("unit/safetensors/part-2.safetensors"), NULL, params, error);
+    return err == NPO_E_NOT_FOUND ? NPO_OK : err;
+}
+
+static npo_err read_config(npo_error *error)
+{
+    npo_unet_config config;
+    return npo_unet_config_load(GOLDEN("unet-depths/unet/config.json"), &config, error);
+}
+
+static npo_err tokenize(npo_error *error)
+{
+    static const char text[] = "A caf\xc3\xa9 e\xcc\x81 <|endoftext|> 3 words";
+    int32_t ids[32];
+    npo_tokenizer *tokenizer;
+    NPO_TRY(npo_tokenizer_load(GOLDEN("sd15-tiny/tokenizer"), &tokenizer, error));
+    npo_err err = npo_tokenizer_encode_padded(tokenizer, text, strlen(text), 32, ids, error);
+    npo_tokenizer_free(tokenizer);
+    return err;
+}
+
+static npo_err open_folder(npo_error *error)
+{
+    npo_folder folder;
+    NPO_TRY(npo_folder_open(GOLDEN("sd15-tiny"), &folder, error));
+    npo_folder_fini(&folder);
+    return NPO_OK;
+}
+
+static npo_err save_folder(npo_error *error)
+{
+    npo_folder folder;
+    NPO_TRY(npo_folder_open(GOLDEN("sd15-tiny"), &folder, error));
+    npo_err err = npo_folder_save_unet(&folder, params, NPO_TENSOR_F32, scratch_path("unet"), error);
+    npo_folder_fini(&folder);
+    return err;
+}
+
+/* Runs with allocation n failing. *ret_reached: there was an allocation n. */
+static npo_err run_failing(npo_err (*run)(npo_error *error), long n, bool *ret_reached,
+                           long *ret_leaked)
+{
+    npo_error error = {0};
+    long before = outstanding;
+    allocations = 0;
+    fail_at = n;
+    npo_err err = run(&error);
+    *ret_reached = fail_at < 0;
+    fail_at = -1;
+    *ret_leaked = outstanding - before;
+    assert_true(!err || *error.text);
+    return err;
+}
+
+static void test_nomem_is_an_error_of_every_operation(void **state)
+{
+    static const struct {
+        const char *name;
+        npo_err (*run)(npo_error *error);
+    } operations[] = {
+        {"open_file", open_file}, {"open_shards", open_shards}, {"save", save},
+        {"load", load},           {"complain", complain},       {"read_config", read_config},
+        {"open_folder", open_folder}, {"save_folder", save_folder},
+    };
+    if (!OWN_MALLOC)
+        skip();
+    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++) {
+        npo_err err = NPO_OK;
+        long n = 0, refused = 0, leaked;
+        for (bool reached = true; reached; n++) {
+            err = run_failing(operations[i].run, n, &reached, &leaked);
+            if (leaked)
+                print_error("%s, allocation %ld: %s\n", operations[i].name, n, npo_err_name(err));
+            assert_int_equal(leaked, 0);
+            refused += err != NPO_OK;
+        }
+        assert_int_equal(err, NPO_OK);
+        assert_true(n > 3 && refused > n / 2);
+    }
+}
+
+/* A vocabulary makes thousands of allocations: every 37th of them, and each of the first and of those
+ * that encoding makes at the end. */
+static void test_nomem_is_an_error_of_the_tokenizer(void **state)
+{
+    bool reached = true;
+    long leaked, refused = 0, runs = 0;
+    if (!OWN_MALLOC)
+        skip();
+    assert_int_equal(run_failing(tokenize, LONG_MAX, &reached, &leaked), NPO_OK);
+    long total = allocations;
+    for (long n = 0; n < total; n += n < 40 || n > total - 60 ? 1 : 37, runs++) {
+        refused += run_failing(tokenize, n, &reached, &leaked) != NPO_OK;
+        assert_int_equal(leaked, 0);
+        assert_true(reached);
+    }
+    assert_true(refused > runs - 10);
+}
+
+static int setup(void **state)
+{
+    size_t index;
+    return scratch_setup(state) || npo_layout_new(&layout) ||
+                   npo_layout_add(layout, "a", 2, (int64_t[]){2, 3}, &index, NULL) ||
+                   npo_params_new(layout, &params)
+               ? -1
+               : 0;
+}
+
+static int teardown(void **state)
+{
+    npo_params_free(params);
+    npo_layout_unref(layout);
+    return scratch_teardown(state);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nomem_is_an_error_of_every_operation),
+        cmocka_unit_test(test_nomem_is_an_error_of_the_tokenizer),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -1,0 +1,304 @@
+#include "worker/train/step.h"
+
+#include "common/crash.h"
+#include "kernels/vec.h"
+#include "worker/train/objective.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CLIP_EPSILON 1e-6 /* torch.nn.utils.clip_grad_norm_ */
+
+struct npo_trainer {
+    npo_trainer_options options;
+    npo_objective objective;
+    npo_params *student, *ema, *exp_avg, *exp_avg_sq, *grads;
+    size_t floats;         /* of a set's flat buffer */
+    size_t sample_floats;  /* of x */
+    size_t context_floats; /* of a prompt, 0: the network attends to none */
+    int64_t step;
+};
+
+/* ---- learning rate ---- */
+
+static double decay_constant(double part)
+{
+    return 1;
+}
+
+static double decay_cosine(double part)
+{
+    return (1 + cos(M_PI * part)) / 2;
+}
+
+static double decay_linear(double part)
+{
+    return 1 - part;
+}
+
+static double (*const decays[])(double) = {
+    [NPO_LR_CONSTANT] = decay_constant,
+    [NPO_LR_COSINE] = decay_cosine,
+    [NPO_LR_LINEAR] = decay_linear,
+};
+
+double npo_train_lr(const npo_train_hyper *hyper, int64_t step)
+{
+    if (step < hyper->warmup_steps)
+        return hyper->lr * (double)(step + 1) / (double)hyper->warmup_steps;
+    int64_t rest = hyper->steps - hyper->warmup_steps;
+    double part = rest > 0 ? (double)(step - hyper->warmup_steps) / (double)rest : 0;
+    return hyper->lr * decays[hyper->lr_schedule](part < 1 ? part : 1);
+}
+
+/* ---- the trainer ---- */
+
+static npo_err check_options(const npo_trainer_options *options, npo_error *error)
+{
+    const npo_unet_config *config = options->config;
+    size_t context = (size_t)npo_unet_config_context(config) * (size_t)options->shape.context_len;
+    if (options->micro_batch < 1)
+        return npo_error_set(error, NPO_E_RANGE, "micro-batch of %lld samples, expected 1 or more",
+                             (long long)options->micro_batch);
+    if (config->in_channels != config->out_channels)
+        return npo_error_set(error, NPO_E_SHAPE,
+                             "network: %lld output channels, expected %lld as it has inputs",
+                             (long long)config->out_channels, (long long)config->in_channels);
+    if (context && options->prompts->floats != context)
+        return npo_error_set(error, NPO_E_SHAPE,
+                             "text embeddings have %zu values a prompt, the network expects %zu",
+                             options->prompts->floats, context);
+    return NPO_OK;
+}
+
+static npo_err alloc_sets(npo_trainer *trainer)
+{
+    npo_params **const sets[] = {&trainer->student, &trainer->ema, &trainer->exp_avg,
+                                 &trainer->exp_avg_sq, &trainer->grads};
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++)
+        NPO_TRY(npo_params_new(trainer->options.layout, sets[i]));
+    return NPO_OK;
+}
+
+npo_err npo_trainer_new(const npo_trainer_options *options, npo_trainer **ret_trainer,
+                        npo_error *error)
+{
+    NPO_TRY(check_options(options, error));
+    npo_trainer *trainer = calloc(1, sizeof *trainer);
+    if (!trainer)
+        return npo_error_set(error, NPO_E_NOMEM, "trainer: out of memory");
+    trainer->options = *options;
+    npo_layout_ref(options->layout);
+    trainer->sample_floats = (size_t)options->shape.height * (size_t)options->shape.width *
+                             (size_t)options->config->in_channels;
+    trainer->context_floats =
+        (size_t)npo_unet_config_context(options->config) * (size_t)options->shape.context_len;
+    npo_err err = npo_objective_init(&trainer->objective, options, error);
+    if (err)
+        goto out;
+    err = alloc_sets(trainer);
+    if (err) {
+        npo_error_set(error, err, "trainer: no memory for five sets of %zu parameters",
+                      npo_layout_floats(options->layout));
+        goto out;
+    }
+    trainer->floats = npo_layout_floats(options->layout);
+    *ret_trainer = trainer;
+    return NPO_OK;
+out:
+    npo_trainer_free(trainer);
+    return err;
+}
+
+void npo_trainer_free(npo_trainer *trainer)
+{
+    if (!trainer)
+        return;
+    npo_objective_fini(&trainer->objective);
+    npo_params_free(trainer->student);
+    npo_params_free(trainer->ema);
+    npo_params_free(trainer->exp_avg);
+    npo_params_free(trainer->exp_avg_sq);
+    npo_params_free(trainer->grads);
+    npo_layout_unref(trainer->options.layout);
+    free(trainer);
+}
+
+static void zero(npo_params *set, size_t floats)
+{
+    memset(npo_params_edit(set), 0, floats * sizeof(float));
+}
+
+void npo_trainer_begin(npo_trainer *trainer, const npo_params *base)
+{
+    npo_params_copy(trainer->student, base);
+    npo_params_copy(trainer->ema, base);
+    zero(trainer->exp_avg, trainer->floats);
+    zero(trainer->exp_avg_sq, trainer->floats);
+    trainer->step = 0;
+}
+
+npo_params *npo_trainer_student(npo_trainer *trainer)
+{
+    return trainer->student;
+}
+
+npo_params *npo_trainer_ema(npo_trainer *trainer)
+{
+    return trainer->ema;
+}
+
+npo_params *npo_trainer_exp_avg(npo_trainer *trainer)
+{
+    return trainer->exp_avg;
+}
+
+npo_params *npo_trainer_exp_avg_sq(npo_trainer *trainer)
+{
+    return trainer->exp_avg_sq;
+}
+
+const npo_params *npo_trainer_grads(npo_trainer *trainer)
+{
+    return trainer->grads;
+}
+
+npo_params *npo_trainer_edit_grads(npo_trainer *trainer)
+{
+    return trainer->grads;
+}
+
+int64_t npo_trainer_step_count(const npo_trainer *trainer)
+{
+    return trainer->step;
+}
+
+void npo_trainer_set_step_count(npo_trainer *trainer, int64_t step)
+{
+    trainer->step = step;
+}
+
+void npo_trainer_set_hyper(npo_trainer *trainer, const npo_train_hyper *hyper)
+{
+    trainer->options.hyper = *hyper;
+}
+
+const float *npo_trainer_prediction(const npo_trainer *trainer)
+{
+    return trainer->objective.prediction;
+}
+
+/* ---- gradients ---- */
+
+static void feed(npo_trainer *trainer, const npo_batch *batch, int64_t first)
+{
+    npo_objective *objective = &trainer->objective;
+    size_t n = (size_t)trainer->options.micro_batch, at = (size_t)first;
+    size_t values = n * trainer->sample_floats, offset = at * trainer->sample_floats;
+    memcpy(objective->x, batch->x + offset, values * sizeof(float));
+    memcpy(objective->target, batch->target + offset, values * sizeof(float));
+    memcpy(objective->t, batch->t + at, n * sizeof(float));
+    memcpy(objective->ca, batch->ca + at, n * sizeof(float));
+    memcpy(objective->cb, batch->cb + at, n * sizeof(float));
+    for (size_t i = 0; trainer->context_floats && i < n; i++)
+        memcpy(objective->context + i * trainer->context_floats,
+               npo_prompts_row(trainer->options.prompts, batch->prompt[at + i]),
+               trainer->context_floats * sizeof(float));
+}
+
+static npo_err accumulate(npo_trainer *trainer, const npo_batch *batch, double *ret_loss,
+                          npo_error *error)
+{
+    int64_t micro_batch = trainer->options.micro_batch, parts = batch->n / micro_batch;
+    double loss = 0;
+    zero(trainer->grads, trainer->floats);
+    for (int64_t i = 0; i < parts; i++) {
+        feed(trainer, batch, i * micro_batch);
+        NPO_TRY(npo_graph_forward(trainer->objective.graph, trainer->student, error));
+        loss += (double)*trainer->objective.loss / (double)parts;
+        NPO_TRY(npo_graph_backward(trainer->objective.graph, trainer->student, 1.0f / (float)parts,
+                                   trainer->grads, error));
+    }
+    *ret_loss = loss;
+    return NPO_OK;
+}
+
+static npo_err average_over_ranks(npo_trainer *trainer, double *loss, npo_error *error)
+{
+    npo_comm *comm = trainer->options.comm;
+    if (!comm || npo_comm_world(comm) == 1)
+        return NPO_OK;
+    npo_crash_point("train.allreduce");
+    float part = 1.0f / (float)npo_comm_world(comm), shared_loss = (float)*loss;
+    float *grads = npo_params_edit(trainer->grads);
+    NPO_TRY(npo_comm_allreduce_sum(comm, &shared_loss, 1, error));
+    NPO_TRY(npo_comm_allreduce_sum(comm, grads, trainer->floats, error));
+    npo_vec_scale(trainer->options.backend, trainer->floats, part, grads);
+    *loss = (double)(shared_loss * part);
+    return NPO_OK;
+}
+
+npo_err npo_trainer_gradients(npo_trainer *trainer, const npo_batch *batch,
+                              npo_train_result *ret_result, npo_error *error)
+{
+    if (batch->n < 1 || batch->n % trainer->options.micro_batch != 0)
+        return npo_error_set(error, NPO_E_SHAPE,
+                             "batch of %lld samples, expected a multiple of the micro-batch, %lld",
+                             (long long)batch->n, (long long)trainer->options.micro_batch);
+    if (batch->sample_floats != trainer->sample_floats)
+        return npo_error_set(error, NPO_E_SHAPE, "batch of %zu values a sample, expected %zu",
+                             batch->sample_floats, trainer->sample_floats);
+    npo_train_result result = {.lr = npo_train_lr(&trainer->options.hyper, trainer->step)};
+    NPO_TRY(accumulate(trainer, batch, &result.loss, error));
+    NPO_TRY(average_over_ranks(trainer, &result.loss, error));
+    result.grad_norm =
+        npo_vec_norm(trainer->options.backend, trainer->floats, npo_params_data(trainer->grads));
+    *ret_result = result;
+    return NPO_OK;
+}
+
+/* ---- update ---- */
+
+void npo_trainer_update(npo_trainer *trainer, double grad_norm, double lr)
+{
+    const npo_train_hyper *hyper = &trainer->options.hyper;
+    npo_backend *backend = trainer->options.backend;
+    double factor = hyper->clip > 0 ? hyper->clip / (grad_norm + CLIP_EPSILON) : 1;
+    if (factor < 1)
+        npo_vec_scale(backend, trainer->floats, (float)factor, npo_params_edit(trainer->grads));
+    trainer->step++;
+    const npo_adamw adamw = {.lr = (float)lr,
+                             .beta1 = (float)hyper->beta1,
+                             .beta2 = (float)hyper->beta2,
+                             .eps = (float)hyper->eps,
+                             .weight_decay = (float)hyper->weight_decay,
+                             .step = trainer->step};
+    npo_vec_adamw(backend, trainer->floats, adamw, npo_params_data(trainer->grads),
+                  npo_params_edit(trainer->student), npo_params_edit(trainer->exp_avg),
+                  npo_params_edit(trainer->exp_avg_sq));
+    npo_vec_lerp(backend, trainer->floats, (float)(1 - hyper->ema_decay),
+                 npo_params_data(trainer->student), npo_params_edit(trainer->ema));
+}
+
+npo_err npo_trainer_step(npo_trainer *trainer, const npo_batch *batch, npo_train_result *ret_result,
+                         npo_error *error)
+{
+    npo_train_result result;
+    NPO_TRY(npo_trainer_gradients(trainer, batch, &result, error));
+    /* Averaging carries a value that is not finite to every rank, so all of them stop here. */
+    if (!isfinite(result.loss) || !isfinite(result.grad_norm))
+        return npo_error_set(
+            error, NPO_E_DIVERGED,
+            "optimizer step %lld: loss %g, gradient norm %g, expected finite numbers",
+            (long long)trainer->step + 1, result.loss, result.grad_norm);
+    npo_trainer_update(trainer, result.grad_norm, result.lr);
+    npo_crash_point("train.step");
+    *ret_result = result;
+    return NPO_OK;
+}
+
+void npo_trainer_offset(npo_trainer *trainer, const npo_params *base, npo_offset_norms *ret_norms)
+{
+    npo_offset_measure(trainer->options.backend, trainer->student, base, trainer->grads, ret_norms);
+}
