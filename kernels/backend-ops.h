@@ -44,8 +44,10 @@ typedef struct {
     void (*enter)(npo_backend *be);
     void (*leave)(npo_backend *be);
 
-    /* Whether the op can take along an add of channels or of a tensor. */
-    bool (*op_fuses)(npo_backend *be, const npo_op_desc *desc);
+    bool (*computes)(npo_backend *be, npo_compute compute);
+    /* Whether the op can take along an add of a tensor (NPO_OP_ADD) or NPO_OP_ADD_CHANNELS. Of work,
+     * desc and compute are set. */
+    bool (*op_fuses)(npo_backend *be, const npo_op_work *work, npo_op_kind add);
     npo_err (*op_prepare)(npo_backend *be, npo_op_work *work, npo_error *error);
     void (*op_finish)(npo_backend *be, npo_op_work *work);
     npo_err (*op_pack)(npo_backend *be, const npo_op_work *work, const float *weight, void *packed);

@@ -53,12 +53,6 @@ bool npo_graph_failed(const npo_graph *graph);
 
 /* ---- planning ---- */
 
-/* Precision of convolutions and linear layers. Everything else, sums included, is f32. */
-typedef enum {
-    NPO_COMPUTE_F32,
-    NPO_COMPUTE_COUNT
-} npo_compute;
-
 typedef struct {
     npo_value loss;   /* scalar to differentiate, NPO_VALUE_NONE: forward only */
     bool input_grads; /* also keep gradients of f32 inputs (tests) */

@@ -142,7 +142,8 @@ static bool can_fuse(const plan *p, int add, int k)
         mine->uses != 1 || other->writer >= mine->writer)
         return false;
     const npo_op_desc *desc = &g->nodes[mine->writer].desc;
-    if (!g->backend->ops->op_fuses(g->backend, desc))
+    const npo_op_work work = {.desc = *desc, .compute = p->options->compute};
+    if (!g->backend->ops->op_fuses(g->backend, &work, node->desc.kind))
         return false;
     if (node->desc.kind == NPO_OP_ADD)
         return !desc->fused_add;
@@ -556,6 +557,10 @@ npo_err npo_graph_plan(npo_graph *graph, const npo_plan_options *options, npo_pl
         return graph->err;
     }
     NPO_TRY(check_loss(graph, options->loss, error));
+    if (!npo_backend_computes(graph->backend, options->compute))
+        return npo_error_set(error, NPO_E_UNSUPPORTED, "compute '%s': not on '%s'",
+                             npo_compute_name(options->compute),
+                             npo_backend_class(graph->backend));
     graph->planned = true;
     graph->loss = options->loss;
     npo_err err = open_plan(&p, error);

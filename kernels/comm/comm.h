@@ -82,7 +82,10 @@ typedef struct {
 } npo_comm_gloo_options;
 
 /* Full mesh over TCP with gloo. The store must be fresh: keys of an earlier rendezvous would be
- * found. world 1 gives a gang of one and needs no store. Starts a thread: call after every fork. */
+ * found. world 1 gives a gang of one and needs no store. Starts a thread: call after every fork.
+ * Ignores SIGPIPE for the process where it has no handler. Errors: NPO_E_RANGE, NPO_E_NOT_FOUND
+ * (host or interface), NPO_E_TIMEOUT (names the rank that did not come), NPO_E_UNREACHABLE,
+ * NPO_E_NOMEM, the store's. */
 npo_err npo_comm_new_gloo(const npo_comm_gloo_options *options, npo_comm **ret_comm,
                           npo_error *error) NPO_MUST_CHECK;
 

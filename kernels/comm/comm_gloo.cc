@@ -6,6 +6,12 @@
 #include <gloo/transport/tcp/device.h>
 #include <gloo/transport/unbound_buffer.h>
 
+#include <csignal>
+#include <net/if.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -132,6 +138,17 @@ class Gloo : public npo_comm {
     bool aborted_ = false;
 };
 
+// gloo writes to sockets whose other end may be gone, with plain writev.
+void ignore_broken_pipes()
+{
+    struct sigaction action;
+    if (sigaction(SIGPIPE, nullptr, &action) != 0 || action.sa_handler != SIG_DFL)
+        return;
+    action = {};
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &action, nullptr);
+}
+
 Gloo::Gloo(const npo_comm_gloo_options &options)
     : npo_comm(), store_(options.store),
       timeout_ms_(options.timeout_ms ? options.timeout_ms : kDefaultTimeoutMs)
@@ -142,6 +159,7 @@ Gloo::Gloo(const npo_comm_gloo_options &options)
     world = options.world;
     broken = false;
     name = "gloo";
+    ignore_broken_pipes();
     gloo::transport::tcp::attr attr;
     attr.hostname = options.host ? options.host : "127.0.0.1";
     if (options.interface) {
@@ -425,6 +443,24 @@ void gloo_free(npo_comm *comm)
 const npo_comm_ops gloo_ops = {gloo_allreduce_sum, gloo_broadcast, gloo_barrier, gloo_abort,
                                gloo_free};
 
+// gloo crashes on an address that this machine cannot listen on.
+bool can_listen(const char *host)
+{
+    addrinfo hints = {}, *list = nullptr;
+    hints.ai_socktype = SOCK_STREAM;
+    bool bound = false;
+    if (getaddrinfo(host, nullptr, &hints, &list) != 0)
+        return false;
+    for (const addrinfo *at = list; at && !bound; at = at->ai_next) {
+        int fd = socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC, at->ai_protocol);
+        bound = fd >= 0 && bind(fd, at->ai_addr, at->ai_addrlen) == 0;
+        if (fd >= 0)
+            close(fd);
+    }
+    freeaddrinfo(list);
+    return bound;
+}
+
 npo_err check_options(const npo_comm_gloo_options *options, npo_error *error)
 {
     if (options->world < 1 || options->world > NPO_GANG_MAX)
@@ -435,6 +471,14 @@ npo_err check_options(const npo_comm_gloo_options *options, npo_error *error)
                              options->world - 1);
     if (options->timeout_ms < 0 || options->connect_timeout_ms < 0)
         return npo_error_set(error, NPO_E_RANGE, "gang: a time limit is negative");
+    // gloo would say only that it failed, and leak the list of interfaces.
+    if (options->world > 1 && options->interface && if_nametoindex(options->interface) == 0)
+        return npo_error_set(error, NPO_E_NOT_FOUND, "gang: no network interface '%s'",
+                             options->interface);
+    if (options->world > 1 && !options->interface && options->host && !can_listen(options->host))
+        return npo_error_set(error, NPO_E_NOT_FOUND,
+                             "gang: '%s' is not an address that this machine can listen on",
+                             options->host);
     return NPO_OK;
 }
 

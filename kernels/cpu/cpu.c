@@ -1,5 +1,7 @@
 #include "kernels/cpu/cpu.h"
 
+#include "kernels/cpu/amx.h"
+
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,6 +111,9 @@ static npo_err cpu_open(npo_backend *be, const npo_backend_options *options, npo
         return npo_error_set(error, NPO_E_NOMEM, "device 'cpu': out of memory");
     be->device = cpu;
     cpu->k = isas[isa].kernels;
+#if defined(__x86_64__)
+    cpu->amx = cpu->k == &npo_cpu_kernels_avx512 && npo_amx_enable();
+#endif
     cpu->threads = options->threads ? options->threads : omp_get_num_procs();
     npo_err err = choose_products(cpu, options->products, error);
     if (err) {
@@ -215,10 +220,16 @@ static const npo_cpu_op *const ops[] = {
 #undef NPO_OP
 };
 
-static bool cpu_op_fuses(npo_backend *be, const npo_op_desc *desc)
+static bool cpu_computes(npo_backend *be, npo_compute compute)
 {
-    const npo_cpu_op *op = ops[desc->kind];
-    return op->fuses && op->fuses(be->device, desc);
+    const npo_cpu *cpu = be->device;
+    return compute == NPO_COMPUTE_F32 || cpu->amx;
+}
+
+static bool cpu_op_fuses(npo_backend *be, const npo_op_work *work, npo_op_kind add)
+{
+    const npo_cpu_op *op = ops[work->desc.kind];
+    return op->fuses && op->fuses(be->device, work, add);
 }
 
 static npo_err cpu_op_prepare(npo_backend *be, npo_op_work *work, npo_error *error)
@@ -265,6 +276,7 @@ const npo_backend_ops npo_cpu_backend_ops = {
     .release = cpu_release,
     .enter = cpu_enter,
     .leave = cpu_leave,
+    .computes = cpu_computes,
     .op_fuses = cpu_op_fuses,
     .op_prepare = cpu_op_prepare,
     .op_finish = cpu_op_finish,

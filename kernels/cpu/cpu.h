@@ -13,6 +13,7 @@ typedef struct {
     const npo_cpu_kernels *k;
     npo_products products;
     int threads;
+    bool amx; /* the matrix unit is there and enabled */
     int outer_threads; /* the caller's setting, restored by leave */
     dnnl_engine_t engine;
     dnnl_stream_t stream;
@@ -20,7 +21,7 @@ typedef struct {
 
 /* What the CPU does for an op. NULL members: nothing to do. */
 typedef struct {
-    bool (*fuses)(const npo_cpu *cpu, const npo_op_desc *desc);
+    bool (*fuses)(const npo_cpu *cpu, const npo_op_work *work, npo_op_kind add);
     npo_err (*prepare)(const npo_cpu *cpu, npo_op_work *work, npo_error *error);
     void (*finish)(npo_op_work *work);
     npo_err (*pack)(const npo_cpu *cpu, const npo_op_work *work, const float *weight, void *packed);

@@ -6,7 +6,7 @@ typedef struct {
     size_t top, left, bottom, right;
 } margins;
 
-static bool is_pointwise(const npo_op_desc *desc)
+bool npo_product_is_pointwise(const npo_op_desc *desc)
 {
     const npo_shape *w = &desc->in[1];
     const npo_conv_options *o = &desc->attrs.conv;
@@ -19,7 +19,7 @@ bool npo_product_has_geometry(const npo_op_desc *desc)
 {
     const npo_shape *w = &desc->in[1];
     const npo_conv_options *o = &desc->attrs.conv;
-    return is_pointwise(desc) || (o->pad_top < w->dims[2] && o->pad_bottom < w->dims[2] &&
+    return npo_product_is_pointwise(desc) || (o->pad_top < w->dims[2] && o->pad_bottom < w->dims[2] &&
                                   o->pad_left < w->dims[3] && o->pad_right < w->dims[3]);
 }
 
@@ -71,7 +71,7 @@ npo_product_geometry npo_product_geometry_of(const npo_op_desc *d, size_t thread
     npo_product_geometry g = {.in = (size_t)w->dims[1], .out = (size_t)w->dims[0]};
     g.kernel_height = g.kernel_width = g.stride = g.parts = 1;
     npo_conv_options options = {0};
-    if (is_pointwise(d)) {
+    if (npo_product_is_pointwise(d)) {
         g.rows = (size_t)npo_shape_rows(x);
         g.n = (g.rows + NPO_ROW_BLOCK - 1) / NPO_ROW_BLOCK;
         g.height = g.out_height = 1;

@@ -28,6 +28,8 @@ typedef struct {
     npo_weight_map map, map_backward;
 } npo_product_geometry;
 
+/* A linear layer over rows or positions. */
+bool npo_product_is_pointwise(const npo_op_desc *desc);
 /* Whether the geometry can be described: padding below the kernel's size. */
 bool npo_product_has_geometry(const npo_op_desc *desc);
 npo_product_geometry npo_product_geometry_of(const npo_op_desc *desc, size_t threads);

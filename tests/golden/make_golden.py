@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Writes the goldens of this folder that are not copies of the reference cases: UNets with options that
-those leave at their defaults, the classifier, and safetensors files.
+"""Writes the goldens of this folder that are not copies of the reference cases: UNets with options
+that those leave at their defaults, the classifier, and safetensors files.
 
 Usage: make_golden.py OUT CLASSIFIER, where CLASSIFIER is a trained classifier's safetensors file.
 Made with torch 2.15, diffusers 0.42, safetensors 0.8 (f32, CPU). UNet folders hold what
 tests/reference-cases reads.
 """
+
 import json, math, os, sys
 import torch
 from diffusers import UNet2DConditionModel
@@ -42,51 +43,121 @@ def unet(name, size, **config):
         m = randomise(UNet2DConditionModel(**config))
     m.save_pretrained(path(name, "unet", ""))
     got, paths = {}, ["time_embedding", "conv_in"]
-    paths += [f"down_blocks.{i}" for i in range(len(m.down_blocks))] + (["mid_block"] if m.mid_block else [])
+    paths += [f"down_blocks.{i}" for i in range(len(m.down_blocks))] + (
+        ["mid_block"] if m.mid_block else []
+    )
     paths += [f"up_blocks.{i}" for i in range(len(m.up_blocks))]
     for p in paths:
-        m.get_submodule(p).register_forward_hook(lambda _, __, o, p=p: got.update({"out." + p: first(o).detach().clone()}))
+        m.get_submodule(p).register_forward_hook(
+            lambda _, __, o, p=p: got.update({"out." + p: first(o).detach().clone()})
+        )
     cin, cout = config.get("in_channels", 4), config.get("out_channels", 4)
     x, t = rn(2, cin, *size).requires_grad_(), torch.tensor([3, 871])
     c, target = rn(2, 5, config.get("cross_attention_dim", 16)).requires_grad_(), rn(2, cout, *size)
     y = m(x, t, c).sample
     loss = (y - target).square().mean()
     loss.backward()
-    d = {"x": x.detach(), "t": t, "context": c.detach(), "y": y.detach(), "target": target, "loss": loss.detach().view(1), "grad.x": x.grad, **got}
+    d = {
+        "x": x.detach(),
+        "t": t,
+        "context": c.detach(),
+        "y": y.detach(),
+        "target": target,
+        "loss": loss.detach().view(1),
+        "grad.x": x.grad,
+        **got,
+    }
     if c.grad is not None:
         d["grad.context"] = c.grad
     save_file({k: v.contiguous() for k, v in d.items()}, path(name, "unet-case.safetensors"))
-    save_file({k: p.grad.contiguous() for k, p in m.named_parameters()}, path(name, "unet-case-grads.safetensors"))
+    save_file(
+        {k: p.grad.contiguous() for k, p in m.named_parameters()},
+        path(name, "unet-case-grads.safetensors"),
+    )
 
 
 def unets():
-    # sides that halving does not divide, linear projections, heads and depth a level, attention on some
-    unet("unet-odd", (15, 9), block_out_channels=(8, 12, 16), norm_num_groups=4, layers_per_block=1,
-         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16,
-         attention_head_dim=[1, 2, 4], transformer_layers_per_block=[1, 1, 2], use_linear_projection=True)
+    # sides that halving does not divide, linear projections, heads and depth a level
+    unet(
+        "unet-odd",
+        (15, 9),
+        block_out_channels=(8, 12, 16),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=[1, 2, 4],
+        transformer_layers_per_block=[1, 1, 2],
+        use_linear_projection=True,
+    )
     # no attention at all, other time embedding, asymmetric padding, other kernels and channels
-    unet("unet-plain", (8, 8), block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=[1, 2],
-         down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, mid_block_type="UNetMidBlock2D",
-         downsample_padding=0, flip_sin_to_cos=False, freq_shift=1, time_embedding_dim=24, conv_in_kernel=1,
-         conv_out_kernel=5, in_channels=3, out_channels=6, cross_attention_dim=16, sample_size=(8, 8))
+    unet(
+        "unet-plain",
+        (8, 8),
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        layers_per_block=[1, 2],
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        mid_block_type="UNetMidBlock2D",
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        time_embedding_dim=24,
+        conv_in_kernel=1,
+        conv_out_kernel=5,
+        in_channels=3,
+        out_channels=6,
+        cross_attention_dim=16,
+        sample_size=(8, 8),
+    )
     # no mid block, transformer depths an attention, heads that do not divide the channels
-    unet("unet-depths", (8, 4), block_out_channels=(8, 12), norm_num_groups=4, layers_per_block=[2, 1],
-         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2, mid_block_type=None,
-         transformer_layers_per_block=[[1, 2], [2]], reverse_transformer_layers_per_block=[[1, 2], [1, 1, 2]],
-         attention_head_dim=5, cross_attention_dim=16)
-    # attention on the way down only at one level and on the way up only at the other, scaled mid block
-    unet("unet-mixed", (6, 8), block_out_channels=(8, 8), norm_num_groups=2, norm_eps=1e-3, layers_per_block=1,
-         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-         mid_block_scale_factor=1.5, attention_head_dim=2, cross_attention_dim=16)
+    unet(
+        "unet-depths",
+        (8, 4),
+        block_out_channels=(8, 12),
+        norm_num_groups=4,
+        layers_per_block=[2, 1],
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        mid_block_type=None,
+        transformer_layers_per_block=[[1, 2], [2]],
+        reverse_transformer_layers_per_block=[[1, 2], [1, 1, 2]],
+        attention_head_dim=5,
+        cross_attention_dim=16,
+    )
+    # attention only down at one level and only up at the other, scaled mid block
+    unet(
+        "unet-mixed",
+        (6, 8),
+        block_out_channels=(8, 8),
+        norm_num_groups=2,
+        norm_eps=1e-3,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        mid_block_scale_factor=1.5,
+        attention_head_dim=2,
+        cross_attention_dim=16,
+    )
 
 
 class Classifier(torch.nn.Module):
     def __init__(self):
         super().__init__()
         n = torch.nn
-        self.f = n.Sequential(n.Conv2d(1, 32, 3, padding=1), n.ReLU(), n.MaxPool2d(2), n.Conv2d(32, 64, 3, padding=1), n.ReLU(),
-                              n.MaxPool2d(2), n.Flatten(), n.Linear(64 * 49, 128), n.ReLU())
+        self.f = n.Sequential(
+            n.Conv2d(1, 32, 3, padding=1),
+            n.ReLU(),
+            n.MaxPool2d(2),
+            n.Conv2d(32, 64, 3, padding=1),
+            n.ReLU(),
+            n.MaxPool2d(2),
+            n.Flatten(),
+            n.Linear(64 * 49, 128),
+            n.ReLU(),
+        )
         self.o = n.Linear(128, 10)
 
 
@@ -98,20 +169,34 @@ def classifier():
     with torch.no_grad():
         f = m.f(x)
         save_file(weights, path("unit", "classifier", "model.safetensors"))
-        save_file({"images": x, "features": f, "logits": m.o(f)}, path("unit", "classifier", "case.safetensors"))
+        save_file(
+            {"images": x, "features": f, "logits": m.o(f)},
+            path("unit", "classifier", "case.safetensors"),
+        )
 
 
 def safetensors():
-    mixed = {"bytes": torch.arange(5, dtype=torch.uint8), "half": torch.tensor([[1.5, -2.0, 65504.0], [6e-8, 0.1, -0.0]], dtype=torch.float16),
-             "brain": torch.tensor([1.0, 3.14159, -1e30], dtype=torch.bfloat16), "int": torch.tensor([-7, 2**31 - 1], dtype=torch.int32),
-             "long": torch.tensor([2**40, -1]), "float": torch.tensor([[0.1], [2.5e-40]]), "scalar": torch.tensor(4.25),
-             "none": torch.zeros(0, 3), "näme/“q”\\": torch.ones(1)}
+    mixed = {
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "half": torch.tensor([[1.5, -2.0, 65504.0], [6e-8, 0.1, -0.0]], dtype=torch.float16),
+        "brain": torch.tensor([1.0, 3.14159, -1e30], dtype=torch.bfloat16),
+        "int": torch.tensor([-7, 2**31 - 1], dtype=torch.int32),
+        "long": torch.tensor([2**40, -1]),
+        "float": torch.tensor([[0.1], [2.5e-40]]),
+        "scalar": torch.tensor(4.25),
+        "none": torch.zeros(0, 3),
+        "näme/“q”\\": torch.ones(1),
+    }
     save_file(mixed, path("unit", "safetensors", "mixed.safetensors"), metadata={"format": "pt"})
     a, b = {"a": torch.arange(6.0).view(2, 3), "c": torch.ones(2)}, {"b": torch.full((4,), 2.0)}
     save_file(a, path("unit", "safetensors", "part-1.safetensors"))
     save_file(b, path("unit", "safetensors", "part-2.safetensors"), metadata={"format": "pt"})
     names = {**{k: "part-1.safetensors" for k in a}, **{k: "part-2.safetensors" for k in b}}
-    json.dump({"metadata": {"total_size": 48}, "weight_map": names}, open(path("unit", "safetensors", "model.safetensors.index.json"), "w"), indent=1)
+    json.dump(
+        {"metadata": {"total_size": 48}, "weight_map": names},
+        open(path("unit", "safetensors", "model.safetensors.index.json"), "w"),
+        indent=1,
+    )
 
 
 unets()

@@ -9,8 +9,8 @@
 
 /* ---- comparing ---- */
 
-void case_compare(case_worst *worst, const char *tensor, const float *values,
-                  const float *expected, size_t count)
+void case_compare(case_worst *worst, const char *tensor, const float *values, const float *expected,
+                  size_t count)
 {
     double largest = 0, difference = 0;
     for (size_t i = 0; i < count; i++) {

@@ -22,8 +22,8 @@ static npo_err load(text_case *c, const case_env *env, npo_error *error)
     NPO_TRY(case_open(env, env->file, &c->file, error));
     NPO_TRY(case_find(c->file, "ids", &c->ids, error));
     NPO_TRY(npo_folder_open(env->dir, &c->folder, error));
-    NPO_TRY(npo_folder_load_text(&c->folder, env->backend, &c->config, &c->layout, &c->params,
-                                 error));
+    NPO_TRY(
+        npo_folder_load_text(&c->folder, env->backend, &c->config, &c->layout, &c->params, error));
     return npo_graph_new(env->backend, c->layout, &c->graph);
 }
 

@@ -1,5 +1,5 @@
-/* cases.json beside a vocabulary: [{"text", "ids", "padded_77"}]. The error of a line is the share of
- * texts with other ids, so that only 0 passes. */
+/* cases.json beside a vocabulary: [{"text", "ids", "padded_77"}]. The error of a line is the share
+ * of texts with other ids, so that only 0 passes. */
 #include "tests/reference-cases/case.h"
 
 #include "common/file.h"

@@ -1,5 +1,5 @@
-/* unet-TAG.safetensors beside unet/: x [N,C,H,W], t [N], context [N,L,C'], the output of every module
- * (out.<path>), y, target, loss = mean((y - target)^2), and its gradients for x and context.
+/* unet-TAG.safetensors beside unet/: x [N,C,H,W], t [N], context [N,L,C'], the output of every
+ * module (out.<path>), y, target, loss = mean((y - target)^2), and its gradients for x and context.
  * unet-TAG-grads.safetensors: the gradient for every parameter. */
 #include "tests/reference-cases/case.h"
 

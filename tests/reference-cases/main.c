@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The first row whose pattern fits a file and whose `beside` (if any) stands in the same folder. A row
- * without `run` is a kind that this version does not compute (skip says which), or a file that belongs
- * to a case of another file (no skip). */
+/* The first row whose pattern fits a file and whose `beside` (if any) stands in the same folder. A
+ * row without `run` is a kind that this version does not compute (skip says which), or a file that
+ * belongs to a case of another file (no skip). */
 static const struct {
     const char *pattern, *beside;
     case_run run;
@@ -130,7 +130,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: reference-cases DIR...\n");
         return 2;
     }
-    if (npo_backend_new(&(npo_backend_options){.device = "cpu"}, &backend, &error)) {
+    /* One thread: the networks are tiny, and threads that wait for each other on a busy machine
+     * take minutes over what one does in a second. */
+    npo_backend_options options = {.device = "cpu", .threads = 1};
+    if (npo_backend_new(&options, &backend, &error)) {
         fprintf(stderr, "reference-cases: %s\n", error.text);
         return 1;
     }

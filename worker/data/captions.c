@@ -12,10 +12,16 @@ typedef struct {
 } line_values;
 
 static const npo_json_field line_fields[] = {
-    {.key = "file", .type = NPO_JSON_STRING, .offset = offsetof(line_values, file),
-     .required = true, .max = 1024},
-    {.key = "caption", .type = NPO_JSON_STRING, .offset = offsetof(line_values, caption),
-     .required = true, .max = NPO_CAPTION_BYTES_MAX},
+    {.key = "file",
+     .type = NPO_JSON_STRING,
+     .offset = offsetof(line_values, file),
+     .required = true,
+     .max = 1024},
+    {.key = "caption",
+     .type = NPO_JSON_STRING,
+     .offset = offsetof(line_values, caption),
+     .required = true,
+     .max = NPO_CAPTION_BYTES_MAX},
 };
 
 static bool leaves_folder(const char *path)

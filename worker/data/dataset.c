@@ -119,14 +119,15 @@ static npo_err take_idx(npo_dataset *ds, const char *path, npo_idx *images, cons
                         const npo_dataset_options *o, npo_error *error)
 {
     if (images->dims[0] != labels->dims[0])
-        return npo_error_set(error, NPO_E_SHAPE,
-                             "'%s' has %lld %s images and %lld labels, expected as many of each",
-                             path, (long long)images->dims[0], split_prefix[o->split],
-                             (long long)labels->dims[0]);
+        return npo_error_set(
+            error, NPO_E_SHAPE, "'%s' has %lld %s images and %lld labels, expected as many of each",
+            path, (long long)images->dims[0], split_prefix[o->split], (long long)labels->dims[0]);
     if (images->dims[1] > NPO_IMAGE_SIDE_MAX || images->dims[2] > NPO_IMAGE_SIDE_MAX)
-        return npo_error_set(error, NPO_E_LIMIT, "'%s' has images of %lld x %lld, expected sides of "
-                             "at most %d", path, (long long)images->dims[1],
-                             (long long)images->dims[2], NPO_IMAGE_SIDE_MAX);
+        return npo_error_set(error, NPO_E_LIMIT,
+                             "'%s' has images of %lld x %lld, expected sides of "
+                             "at most %d",
+                             path, (long long)images->dims[1], (long long)images->dims[2],
+                             NPO_IMAGE_SIDE_MAX);
     NPO_TRY(check_labels(path, labels, o, error));
     ds->labels = calloc(labels->count, sizeof *ds->labels);
     if (!ds->labels)
@@ -185,8 +186,8 @@ static npo_err add_png(npo_dataset *ds, const char *path, const char *file, size
     npo_err err = full ? npo_png_read(full, &image, error) : no_memory(path, error);
     if (err == NPO_OK && ds->count == 0)
         err = adopt_shape(ds, path, &image, count, error);
-    if (err == NPO_OK && (image.height != ds->height || image.width != ds->width ||
-                          image.channels != ds->channels))
+    if (err == NPO_OK &&
+        (image.height != ds->height || image.width != ds->width || image.channels != ds->channels))
         err = npo_error_set(error, NPO_E_SHAPE,
                             "'%s' is %d x %d with %d channels, expected %d x %d with %d as the "
                             "first image",

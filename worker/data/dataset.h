@@ -1,9 +1,9 @@
 /* Images with prompts, in memory as bytes. Two kinds of folder:
  *
- *   IDX    train-images-idx3-ubyte, train-labels-idx1-ubyte (split train), t10k-... (split test), each
- *          plain or with ".gz"; the prompt of an image is prompts[label];
- *   PNG    captions.jsonl (worker/data/captions.h) and the files it names, all of one size and number
- *          of channels; one sample a line; split train only. Its captions are the prompts.
+ *   IDX    train-images-idx3-ubyte, train-labels-idx1-ubyte (split train), t10k-... (split test),
+ * each plain or with ".gz"; the prompt of an image is prompts[label]; PNG    captions.jsonl
+ * (worker/data/captions.h) and the files it names, all of one size and number of channels; one
+ * sample a line; split train only. Its captions are the prompts.
  *
  * Immutable once open. */
 #ifndef NPO_WORKER_DATA_DATASET_H
@@ -39,7 +39,8 @@ int npo_dataset_width(const npo_dataset *dataset);
 int npo_dataset_channels(const npo_dataset *dataset);
 size_t npo_dataset_floats(const npo_dataset *dataset); /* height * width * channels */
 
-/* ret_image: [height, width, channels] f32 in [-1, 1]. 0 <= index < count, asserted here and below. */
+/* ret_image: [height, width, channels] f32 in [-1, 1]. 0 <= index < count, asserted here and below.
+ */
 void npo_dataset_image(const npo_dataset *dataset, int64_t index, float *ret_image);
 /* IDX: 0 .. 255. PNG: the number of its caption, as npo_dataset_prompt_of. */
 int32_t npo_dataset_label(const npo_dataset *dataset, int64_t index);

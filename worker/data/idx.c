@@ -48,7 +48,8 @@ static npo_err read_header(gzFile file, const char *path, int ndim, npo_idx *ret
         ret_idx->dims[i] = dim;
         if (dim == 0)
             return npo_error_set(error, NPO_E_FORMAT,
-                                 "cannot read '%s': dimension %d is 0, expected at least 1", path, i);
+                                 "cannot read '%s': dimension %d is 0, expected at least 1", path,
+                                 i);
         if (dim > NPO_IDX_BYTES_MAX / ret_idx->count)
             return npo_error_set(error, NPO_E_LIMIT,
                                  "cannot read '%s': the header asks for more than %zu bytes", path,

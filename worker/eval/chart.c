@@ -94,27 +94,27 @@ static void draw_axes(const npo_chart *chart, const frame *f, npo_buf *buf)
 {
     for (double y = f->y.low; y <= f->y.high + f->y.step / 2; y += f->y.step) {
         double at = place_y(f, y);
-        npo_buf_printf(buf, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>", LEFT,
-                       WIDTH - RIGHT, at, at);
-        npo_buf_printf(buf, "<text class=\"axis\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">", LEFT - 8,
-                       at + 4);
+        npo_buf_printf(buf, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>",
+                       LEFT, WIDTH - RIGHT, at, at);
+        npo_buf_printf(buf, "<text class=\"axis\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">",
+                       LEFT - 8, at + 4);
         if (chart->percent)
             npo_buf_printf(buf, "%.4g %%</text>", y * 100);
         else
             npo_buf_printf(buf, "%.4g</text>", fabs(y) < f->y.step / 1e6 ? 0.0 : y);
     }
     for (double x = f->x.low; x <= f->x.high + f->x.step / 2; x += f->x.step)
-        npo_buf_printf(buf,
-                       "<text class=\"axis\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.4g</text>",
-                       place_x(f, x), HEIGHT - BOTTOM + 18, x);
+        npo_buf_printf(
+            buf, "<text class=\"axis\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.4g</text>",
+            place_x(f, x), HEIGHT - BOTTOM + 18, x);
     npo_buf_printf(buf, "<text class=\"axis\" x=\"%d\" y=\"%d\" text-anchor=\"middle\">",
                    (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6);
     npo_chart_escape(chart->x_label, buf);
     npo_buf_str(buf, "</text>\n");
     if (isfinite(chart->reference))
-        npo_buf_printf(buf,
-                       "<line class=\"mark\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>\n", LEFT,
-                       WIDTH - RIGHT, place_y(f, chart->reference), place_y(f, chart->reference));
+        npo_buf_printf(buf, "<line class=\"mark\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>\n",
+                       LEFT, WIDTH - RIGHT, place_y(f, chart->reference),
+                       place_y(f, chart->reference));
 }
 
 static void draw_band(const npo_chart_series *series, const frame *f, npo_buf *buf)
@@ -149,7 +149,8 @@ static void draw_line(const npo_chart_series *series, const frame *f, bool perce
         const npo_chart_point *point = &series->points[i];
         if (!is_drawn(point))
             continue;
-        npo_buf_printf(buf, "<circle class=\"dot series-%d\" cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\"><title>",
+        npo_buf_printf(buf,
+                       "<circle class=\"dot series-%d\" cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\"><title>",
                        series->colour, place_x(f, point->x), place_y(f, point->y));
         npo_chart_escape(series->name, buf);
         npo_buf_printf(buf, ", %.4g: %.4g%s", point->x, percent ? point->y * 100 : point->y,

@@ -29,7 +29,8 @@ typedef struct {
     size_t series_count;
 } npo_chart;
 
-/* Appends <figure>..</figure>. Points that are not finite are left out; without any the chart says so. */
+/* Appends <figure>..</figure>. Points that are not finite are left out; without any the chart says
+ * so. */
 void npo_chart_draw(const npo_chart *chart, npo_buf *ret_buf);
 /* Text with &, <, >, " written as entities. */
 void npo_chart_escape(const char *text, npo_buf *ret_buf);

@@ -57,8 +57,8 @@ static void multiply_transposed(size_t n, const double *a, const double *b, doub
         }
 }
 
-/* Trace of sqrt(sqrt(A) B sqrt(A)). With A = V' L V (rows of V are eigenvectors) the matrix is similar
- * to L^1/2 V B V' L^1/2. work: 3 n^2 + n values. */
+/* Trace of sqrt(sqrt(A) B sqrt(A)). With A = V' L V (rows of V are eigenvectors) the matrix is
+ * similar to L^1/2 V B V' L^1/2. work: 3 n^2 + n values. */
 static npo_err trace_of_root(size_t n, const double *a, const double *b, double *work,
                              double *ret_trace)
 {

@@ -19,9 +19,9 @@ npo_err npo_gaussian_fit(const float *x, size_t n, size_t dims,
                          npo_gaussian *ret_gaussian) NPO_MUST_CHECK;
 void npo_gaussian_fini(npo_gaussian *gaussian);
 
-/* Uses that sqrt(C1 C2) has the trace of sqrt(sqrt(C1) C2 sqrt(C1)), which is symmetric; eigenvalues
- * that rounding left below zero count as zero. Asserts equal dims. Errors: NPO_E_DIVERGED (a value that
- * is not finite), NPO_E_NOMEM. */
+/* Uses that sqrt(C1 C2) has the trace of sqrt(sqrt(C1) C2 sqrt(C1)), which is symmetric;
+ * eigenvalues that rounding left below zero count as zero. Asserts equal dims. Errors:
+ * NPO_E_DIVERGED (a value that is not finite), NPO_E_NOMEM. */
 npo_err npo_frechet_distance(const npo_gaussian *a, const npo_gaussian *b,
                              double *ret_distance) NPO_MUST_CHECK;
 

@@ -35,8 +35,8 @@ static npo_range win_rate_of(const npo_summary *group)
 
 /* ---- charts ---- */
 
-/* Points of one method and beta by ascending scale. Guidance scale 1 is no guidance for every method,
- * so that all lines of the distance and the accuracy start there. */
+/* Points of one method and beta by ascending scale. Guidance scale 1 is no guidance for every
+ * method, so that all lines of the distance and the accuracy start there. */
 static size_t take_points(const page *p, npo_method method, double beta, range_of range,
                           bool with_none, npo_chart_point *ret_points)
 {
@@ -101,13 +101,16 @@ static void write_charts(const page *p)
         return;
     }
     npo_buf_str(p->buf, "<h2>Over the guidance scale</h2>\n<div class=\"charts\">\n");
-    draw_chart(p, "Fr\xc3\xa9" "chet distance to real images (lower is better)", frechet_of, false,
-               false, points);
+    draw_chart(p,
+               "Fr\xc3\xa9"
+               "chet distance to real images (lower is better)",
+               frechet_of, false, false, points);
     draw_chart(p, "Prompt accuracy of the classifier", accuracy_of, true, false, points);
     draw_chart(p, "Samples on which Self-NPO is more confident than plain guidance", win_rate_of,
                true, true, points);
-    npo_buf_str(p->buf, "</div>\n<p class=\"note\">Lines are means over seeds, bands reach from the "
-                        "lowest to the highest seed. Wins count ties as one half.</p>\n");
+    npo_buf_str(p->buf,
+                "</div>\n<p class=\"note\">Lines are means over seeds, bands reach from the "
+                "lowest to the highest seed. Wins count ties as one half.</p>\n");
     free(points);
 }
 
@@ -124,8 +127,7 @@ static void write_card(const page *p, const char *label, const char *detail, dou
 
 static void write_cards(const page *p)
 {
-    const npo_summary *none =
-        npo_summary_find(p->groups, p->group_count, NPO_METHOD_NONE, 1, 0);
+    const npo_summary *none = npo_summary_find(p->groups, p->group_count, NPO_METHOD_NONE, 1, 0);
     const npo_summary *plain = npo_summary_best(p->groups, p->group_count, NPO_METHOD_PLAIN, NAN);
     const npo_summary *own = npo_summary_best(p->groups, p->group_count, NPO_METHOD_SELF_NPO, NAN);
     char detail[96];
@@ -137,7 +139,8 @@ static void write_cards(const page *p)
         write_card(p, "plain guidance", detail, plain->frechet.mean);
     }
     if (own) {
-        snprintf(detail, sizeof detail, "best distance, at scale %g, beta %g", own->scale, own->beta);
+        snprintf(detail, sizeof detail, "best distance, at scale %g, beta %g", own->scale,
+                 own->beta);
         write_card(p, "Self-NPO guidance", detail, own->frechet.mean);
     }
     if (plain && own) {
@@ -161,11 +164,12 @@ static void write_seed(const page *p, int64_t seed)
         return;
     const npo_cell *a = &r->cells[plain], *b = &r->cells[own];
     double change = b->frechet / a->frechet - 1;
-    npo_buf_printf(p->buf,
-                   "<li>Seed %lld: best distance %.2f with Self-NPO (scale %g, beta %g) against %.2f "
-                   "with plain guidance (scale %g), %.1f %% %s.</li>\n",
-                   (long long)seed, b->frechet, b->key.scale, b->key.beta, a->frechet, a->key.scale,
-                   fabs(change) * 100, change < 0 ? "less" : "more");
+    npo_buf_printf(
+        p->buf,
+        "<li>Seed %lld: best distance %.2f with Self-NPO (scale %g, beta %g) against %.2f "
+        "with plain guidance (scale %g), %.1f %% %s.</li>\n",
+        (long long)seed, b->frechet, b->key.scale, b->key.beta, a->frechet, a->key.scale,
+        fabs(change) * 100, change < 0 ? "less" : "more");
 }
 
 static void write_scale(const page *p, const npo_summary *plain)
@@ -188,16 +192,17 @@ static void write_scale(const page *p, const npo_summary *plain)
 static void write_findings(const page *p)
 {
     int64_t seeds[NPO_RESULTS_SEEDS_MAX];
-    size_t count = npo_cells_seeds(p->results->cells, p->results->cell_count, seeds,
-                                   NPO_RESULTS_SEEDS_MAX);
+    size_t count =
+        npo_cells_seeds(p->results->cells, p->results->cell_count, seeds, NPO_RESULTS_SEEDS_MAX);
     npo_buf_str(p->buf, "<h2>What the figures say</h2>\n<ul>\n");
     for (size_t i = 0; i < p->group_count; i++)
         if (p->groups[i].method == NPO_METHOD_PLAIN)
             write_scale(p, &p->groups[i]);
     for (size_t i = 0; i < count; i++)
         write_seed(p, seeds[i]);
-    npo_buf_str(p->buf, "</ul>\n<p class=\"note\">For each scale Self-NPO stands with its best beta "
-                        "there; the table has all of them.</p>\n");
+    npo_buf_str(p->buf,
+                "</ul>\n<p class=\"note\">For each scale Self-NPO stands with its best beta "
+                "there; the table has all of them.</p>\n");
 }
 
 /* ---- table ---- */
@@ -215,8 +220,7 @@ static void write_row(const page *p, const npo_cell *cell)
         npo_buf_printf(p->buf, "<td>%g</td>", cell->key.beta);
     else
         npo_buf_str(p->buf, "<td></td>");
-    npo_buf_printf(p->buf,
-                   "<td>%lld</td><td>%lld</td><td%s>%.2f</td><td>%.1f %%</td><td>%.3f</td>",
+    npo_buf_printf(p->buf, "<td>%lld</td><td>%lld</td><td%s>%.2f</td><td>%.1f %%</td><td>%.3f</td>",
                    (long long)seed, (long long)cell->samples, best ? " class=\"best\"" : "",
                    cell->frechet, cell->scores.accuracy * 100, cell->scores.confidence);
     double rate = npo_wins_rate(cell->wins);
@@ -229,12 +233,13 @@ static void write_row(const page *p, const npo_cell *cell)
 
 static void write_table(const page *p)
 {
-    npo_buf_printf(p->buf,
-                   "<h2>All cells</h2>\n<p class=\"note\">Distance against %lld real images. Wins: "
-                   "samples on which the classifier is more confident of the prompted class than with "
-                   "plain guidance of the same scale (for plain guidance: than without guidance), ties "
-                   "as one half; same prompt and starting noise. Bold: the best of a seed.</p>\n",
-                   (long long)p->results->real_samples);
+    npo_buf_printf(
+        p->buf,
+        "<h2>All cells</h2>\n<p class=\"note\">Distance against %lld real images. Wins: "
+        "samples on which the classifier is more confident of the prompted class than with "
+        "plain guidance of the same scale (for plain guidance: than without guidance), ties "
+        "as one half; same prompt and starting noise. Bold: the best of a seed.</p>\n",
+        (long long)p->results->real_samples);
     npo_buf_str(p->buf,
                 "<div class=\"scroll\"><table>\n<tr><th>guidance</th><th>scale</th><th>beta</th>"
                 "<th>seed</th><th>samples</th><th>distance</th><th>accuracy</th><th>confidence</th>"
@@ -255,7 +260,8 @@ static void write_base64(npo_buf *buf, const uint8_t *data, size_t len)
         word |= have > 1 ? (uint32_t)data[i + 1] << 8 : 0;
         word |= have > 2 ? data[i + 2] : 0;
         char text[4] = {digits[word >> 18], digits[word >> 12 & 63],
-                        have > 1 ? digits[word >> 6 & 63] : '=', have > 2 ? digits[word & 63] : '='};
+                        have > 1 ? digits[word >> 6 & 63] : '=',
+                        have > 2 ? digits[word & 63] : '='};
         npo_buf_add(buf, text, sizeof text);
     }
 }
@@ -264,9 +270,10 @@ static void write_pictures(const page *p, const npo_page_picture *pictures, size
 {
     if (count == 0)
         return;
-    npo_buf_str(p->buf, "<h2>Samples</h2>\n<p class=\"note\">Every row is one prompt and one starting "
-                        "noise, sampled in each way; nothing is chosen by hand.</p>\n"
-                        "<div class=\"pictures\">\n");
+    npo_buf_str(p->buf,
+                "<h2>Samples</h2>\n<p class=\"note\">Every row is one prompt and one starting "
+                "noise, sampled in each way; nothing is chosen by hand.</p>\n"
+                "<div class=\"pictures\">\n");
     for (size_t i = 0; i < count; i++) {
         npo_buf_str(p->buf, "<figure><figcaption>");
         npo_chart_escape(pictures[i].title, p->buf);
@@ -294,10 +301,10 @@ static void write_offset(const page *p)
     for (size_t i = 0; i < r->block_count; i++) {
         npo_buf_str(p->buf, "<span>");
         npo_chart_escape(r->blocks[i].name, p->buf);
-        npo_buf_printf(p->buf,
-                       "</span><span class=\"bar\" style=\"width:%.1f%%\"></span><span>%.3f %%</span>\n",
-                       largest > 0 ? r->blocks[i].relative / largest * 100 : 0.0,
-                       r->blocks[i].relative * 100);
+        npo_buf_printf(
+            p->buf,
+            "</span><span class=\"bar\" style=\"width:%.1f%%\"></span><span>%.3f %%</span>\n",
+            largest > 0 ? r->blocks[i].relative / largest * 100 : 0.0, r->blocks[i].relative * 100);
     }
     npo_buf_str(p->buf, "</div>\n");
 }
@@ -333,10 +340,11 @@ void npo_page_write(const npo_results *results, const npo_page_picture *pictures
     npo_buf_printf(ret_buf, "</title>\n<style>%s</style></head>\n<body><main>\n<h1>",
                    npo_page_style);
     npo_chart_escape(results->title, ret_buf);
-    npo_buf_str(ret_buf,
-                "</h1>\n<p class=\"lead\">Guidance with a negative network trained by Self-NPO, "
-                "compared with plain classifier-free guidance and with none, on the same prompts and "
-                "starting noise.</p>\n");
+    npo_buf_str(
+        ret_buf,
+        "</h1>\n<p class=\"lead\">Guidance with a negative network trained by Self-NPO, "
+        "compared with plain classifier-free guidance and with none, on the same prompts and "
+        "starting noise.</p>\n");
     write_cards(&p);
     write_findings(&p);
     write_charts(&p);

@@ -1,5 +1,5 @@
-/* report.html: the evaluation as one page that needs nothing else: style, charts and pictures inside.
- * Light and dark as the reader's system asks. */
+/* report.html: the evaluation as one page that needs nothing else: style, charts and pictures
+ * inside. Light and dark as the reader's system asks. */
 #ifndef NPO_WORKER_EVAL_PAGE_H
 #define NPO_WORKER_EVAL_PAGE_H
 

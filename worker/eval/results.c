@@ -140,8 +140,7 @@ static void add_best(cJSON *list, const npo_results *results, int64_t seed)
     add_number(object, "seed", (double)seed);
     add_best_of(object, "plain", plain);
     add_best_of(object, "self_npo", self_npo);
-    add_number(object, "change",
-               plain && self_npo ? self_npo->frechet / plain->frechet - 1 : NAN);
+    add_number(object, "change", plain && self_npo ? self_npo->frechet / plain->frechet - 1 : NAN);
 }
 
 static void add_offset(cJSON *json, const npo_results *results)

@@ -1,5 +1,5 @@
-/* The outcome of an evaluation: one cell a way of sampling, compared on the same prompts and starting
- * noise, and what follows from the cells. */
+/* The outcome of an evaluation: one cell a way of sampling, compared on the same prompts and
+ * starting noise, and what follows from the cells. */
 #ifndef NPO_WORKER_EVAL_RESULTS_H
 #define NPO_WORKER_EVAL_RESULTS_H
 
@@ -38,8 +38,8 @@ bool npo_cell_key_equal(const npo_cell_key *a, const npo_cell_key *b);
 void npo_cell_key_format(const npo_cell_key *key, char *ret_text, size_t size);
 /* Index of the cell that `key` is compared with, or -1. */
 int64_t npo_cells_reference(const npo_cell *cells, size_t count, const npo_cell_key *key);
-/* Index of the cell of one seed with the least distance among those of a method (PLAIN: NONE too, which
- * is plain guidance at scale 1), or -1. */
+/* Index of the cell of one seed with the least distance among those of a method (PLAIN: NONE too,
+ * which is plain guidance at scale 1), or -1. */
 int64_t npo_cells_best(const npo_cell *cells, size_t count, npo_method method, int64_t seed);
 /* The seeds that occur, in order of first appearance; at most `max`. Returns how many. */
 size_t npo_cells_seeds(const npo_cell *cells, size_t count, int64_t *ret_seeds, size_t max);
@@ -64,10 +64,10 @@ typedef struct {
 
 /* metrics.json, version "npo-metrics-1": {"format", "title", "real_samples", "settings", "offset":
  * {"total", "blocks": {..}}, "cells": [{"method", "scale", "beta", "seed", "samples", "frechet",
- * "accuracy", "confidence", "wins", "ties", "losses", "win_rate"}], "best": [{"seed", "plain": {"scale",
- * "frechet"}, "self_npo": {"scale", "beta", "frechet"}, "change"}]}. change: the relative change of the
- * least distance, negative where Self-NPO is better. beta and win_rate are null where they mean
- * nothing. Errors: NPO_E_NOMEM. */
+ * "accuracy", "confidence", "wins", "ties", "losses", "win_rate"}], "best": [{"seed", "plain":
+ * {"scale", "frechet"}, "self_npo": {"scale", "beta", "frechet"}, "change"}]}. change: the relative
+ * change of the least distance, negative where Self-NPO is better. beta and win_rate are null where
+ * they mean nothing. Errors: NPO_E_NOMEM. */
 npo_err npo_results_json(const npo_results *results, cJSON **ret_json) NPO_MUST_CHECK;
 
 #endif

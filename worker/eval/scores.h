@@ -11,8 +11,8 @@ typedef struct {
     double confidence; /* mean probability of the prompted class */
 } npo_scores;
 
-/* logits: [n, classes] f32; labels: [n], the prompted classes. ret_confidence: [n], the probability of
- * each sample's class in f64, or NULL. Of equal logits the first counts as the largest. Errors:
+/* logits: [n, classes] f32; labels: [n], the prompted classes. ret_confidence: [n], the probability
+ * of each sample's class in f64, or NULL. Of equal logits the first counts as the largest. Errors:
  * NPO_E_RANGE for n or classes of 0 or a label that is no class, NPO_E_DIVERGED for a logit that is
  * not finite. */
 npo_err npo_scores_of(size_t n, size_t classes, const float *logits, const int32_t *labels,

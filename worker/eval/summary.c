@@ -21,8 +21,12 @@ static npo_summary *find_or_add(npo_summary *groups, size_t *count, const npo_ce
             groups[i].beta == key->beta)
             return &groups[i];
     npo_summary *group = &groups[(*count)++];
-    *group = (npo_summary){.method = key->method, .scale = key->scale, .beta = key->beta,
-                           .frechet = empty(), .accuracy = empty(), .confidence = empty(),
+    *group = (npo_summary){.method = key->method,
+                           .scale = key->scale,
+                           .beta = key->beta,
+                           .frechet = empty(),
+                           .accuracy = empty(),
+                           .confidence = empty(),
                            .win_rate = empty()};
     return group;
 }

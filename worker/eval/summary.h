@@ -1,4 +1,5 @@
-/* Cells of several seeds taken together: what the charts and sentences of the report are made of. */
+/* Cells of several seeds taken together: what the charts and sentences of the report are made of.
+ */
 #ifndef NPO_WORKER_EVAL_SUMMARY_H
 #define NPO_WORKER_EVAL_SUMMARY_H
 
@@ -12,7 +13,7 @@ typedef struct {
 typedef struct {
     npo_method method;
     double scale, beta;
-    int64_t seeds, samples; /* cells and samples behind it */
+    int64_t seeds, samples;                            /* cells and samples behind it */
     npo_range frechet, accuracy, confidence, win_rate; /* win_rate NaN where nothing was compared */
 } npo_summary;
 

@@ -9,11 +9,12 @@ enum { SWEEPS_MAX = 60 }; /* an eigenvalue takes two or three */
 
 typedef struct {
     size_t n;
-    double *a;          /* [n, n] */
-    double *diagonal;   /* [n], becomes the eigenvalues */
-    double *below;      /* [n], below[i] couples i and i + 1 */
-    double *scale;      /* [n], 2 / (v . v) of each reflector, 0: identity */
-    double *work;       /* [n] */
+    double *a;         /* [n, n] */
+    double *diagonal;  /* [n], becomes the eigenvalues */
+    double *below;     /* [n], below[i] couples i and i + 1 */
+    double *scale;     /* [n], 2 / (v . v) of each reflector, 0: identity */
+    double *work;      /* [n] */
+    double negligible; /* an element below the diagonal up to this size counts as zero */
 } problem;
 
 static double dot(size_t n, const double *x, const double *y)
@@ -30,8 +31,8 @@ static void add_scaled(size_t n, double factor, const double *x, double *y)
         y[i] += factor * x[i];
 }
 
-/* Reflector that maps v (length m) to a multiple of its first axis. v becomes the reflector's vector;
- * *ret_scale 2 / (v . v). Returns the multiple. */
+/* Reflector that maps v (length m) to a multiple of its first axis. v becomes the reflector's
+ * vector; *ret_scale 2 / (v . v). Returns the multiple. */
 static double make_reflector(size_t m, double *v, double *ret_scale)
 {
     double largest = 0;
@@ -112,16 +113,23 @@ static void rotate_rows(size_t n, double *upper, double *lower, double c, double
     }
 }
 
+/* Measured by the whole matrix, not by the neighbours: among the many eigenvalues near zero of a
+ * matrix of low rank all elements are rounding noise, and the iteration would chase them without
+ * end. */
+static double negligible_of(const problem *p)
+{
+    double largest = 0;
+    for (size_t i = 0; i < p->n; i++)
+        largest = fmax(largest, fabs(p->diagonal[i]) + fabs(p->below[i]));
+    return DBL_EPSILON * largest;
+}
+
 /* End of the unreduced block that begins at l. */
 static size_t block_end(const problem *p, size_t l)
 {
     size_t m = l;
-    while (m + 1 < p->n) {
-        double near = fabs(p->diagonal[m]) + fabs(p->diagonal[m + 1]);
-        if (fabs(p->below[m]) <= DBL_EPSILON * near || fabs(p->below[m]) < DBL_MIN)
-            break;
+    while (m + 1 < p->n && fabs(p->below[m]) > p->negligible)
         m++;
-    }
     return m;
 }
 
@@ -182,8 +190,9 @@ npo_err npo_symmetric_eigen(size_t n, double *a, int vectors, double *ret_values
     double *memory = calloc(3 * n, sizeof *memory);
     if (!memory)
         return NPO_E_NOMEM;
-    problem p = {n, a, ret_values, memory, memory + n, memory + 2 * n};
+    problem p = {n, a, ret_values, memory, memory + n, memory + 2 * n, 0};
     reduce(&p);
+    p.negligible = negligible_of(&p);
     if (vectors)
         build_transpose(&p);
     npo_err err = iterate(&p, vectors != 0);

@@ -1,5 +1,5 @@
-/* A 4x6 pixel font for labels (glyph 3x5, one pixel of space): digits, letters without case, and the
- * signs of numbers and settings. Other bytes are drawn as a box. */
+/* A 4x6 pixel font for labels (glyph 3x5, one pixel of space): digits, letters without case, and
+ * the signs of numbers and settings. Other bytes are drawn as a box. */
 #ifndef NPO_WORKER_IMAGE_FONT_H
 #define NPO_WORKER_IMAGE_FONT_H
 

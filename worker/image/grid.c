@@ -47,9 +47,9 @@ static void draw_label(npo_image *image, int x, int y, size_t letters, const cha
 }
 
 typedef struct {
-    int64_t left, top;               /* of the first picture */
-    int64_t step_x, step_y;          /* from one picture to the next */
-    int64_t width, height;           /* of the sheet */
+    int64_t left, top;      /* of the first picture */
+    int64_t step_x, step_y; /* from one picture to the next */
+    int64_t width, height;  /* of the sheet */
     size_t column_letters, row_letters;
 } sheet;
 
@@ -86,12 +86,13 @@ static void draw_picture(npo_image *image, const npo_grid_options *o, const floa
 {
     int channels = o->channels;
     for (int v = 0; v < o->height * o->zoom; v++) {
-        uint8_t *to = image->pixels + ((size_t)(top + v) * (size_t)image->width + (size_t)left) *
-                                          (size_t)channels;
+        uint8_t *to = image->pixels +
+                      ((size_t)(top + v) * (size_t)image->width + (size_t)left) * (size_t)channels;
         const float *row = x + (size_t)(v / o->zoom) * (size_t)o->width * (size_t)channels;
         for (int u = 0; u < o->width * o->zoom; u++)
             for (int c = 0; c < channels; c++)
-                *to++ = npo_image_byte_of(row[(size_t)(u / o->zoom) * (size_t)channels + (size_t)c]);
+                *to++ =
+                    npo_image_byte_of(row[(size_t)(u / o->zoom) * (size_t)channels + (size_t)c]);
     }
 }
 
@@ -121,7 +122,8 @@ npo_err npo_grid_draw(const npo_grid_options *options, const float *pictures, np
     size_t floats = (size_t)o->width * (size_t)o->height * (size_t)o->channels;
     for (int r = 0; r < o->rows; r++)
         for (int c = 0; c < o->columns; c++)
-            draw_picture(ret_image, o, pictures + ((size_t)r * (size_t)o->columns + (size_t)c) * floats,
+            draw_picture(ret_image, o,
+                         pictures + ((size_t)r * (size_t)o->columns + (size_t)c) * floats,
                          s.left + c * s.step_x, s.top + r * s.step_y);
     draw_labels(ret_image, o, &s);
     return NPO_OK;

@@ -90,8 +90,7 @@ npo_err npo_png_encode(const npo_image *image, const npo_png_text *texts, size_t
     png_job job = {.out = ret_buf};
     png_infop info = NULL;
     npo_err err = NPO_OK;
-    png_structp png =
-        png_create_write_struct(PNG_LIBPNG_VER_STRING, &job, job_error, job_warning);
+    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &job, job_error, job_warning);
     if (!png || !(info = png_create_info_struct(png))) {
         err = npo_error_set(error, NPO_E_NOMEM, "cannot encode a picture: out of memory");
         goto out;

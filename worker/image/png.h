@@ -21,8 +21,8 @@ npo_err npo_png_write(const char *path, const npo_image *image, const npo_png_te
                       size_t text_count, npo_error *error) NPO_MUST_CHECK;
 
 /* Grey stays grey; palettes become RGB, 16 bits become 8, an alpha channel is dropped (colours are
- * taken as stored). `name` stands in the sentence. Errors: NPO_E_FORMAT for anything that is no whole
- * PNG, also for sides over NPO_IMAGE_SIDE_MAX; NPO_E_NOMEM. */
+ * taken as stored). `name` stands in the sentence. Errors: NPO_E_FORMAT for anything that is no
+ * whole PNG, also for sides over NPO_IMAGE_SIDE_MAX; NPO_E_NOMEM. */
 npo_err npo_png_decode(const void *data, size_t len, const char *name, npo_image *ret_image,
                        npo_error *error) NPO_MUST_CHECK;
 npo_err npo_png_read(const char *path, npo_image *ret_image, npo_error *error) NPO_MUST_CHECK;

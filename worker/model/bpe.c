@@ -23,7 +23,7 @@ typedef struct {
 } merge;
 
 struct npo_bpe {
-    cJSON *vocab;        /* backs the names of `tokens` */
+    cJSON *vocab;         /* backs the names of `tokens` */
     const cJSON **tokens; /* sorted by name */
     size_t token_count;
     size_t vocab_size;
@@ -46,8 +46,8 @@ static int compare_token_name(const void *name, const void *token)
 
 int32_t npo_bpe_id(const npo_bpe *bpe, const char *token)
 {
-    const cJSON *const *found = bsearch(token, bpe->tokens, bpe->token_count, sizeof *bpe->tokens,
-                                        compare_token_name);
+    const cJSON *const *found =
+        bsearch(token, bpe->tokens, bpe->token_count, sizeof *bpe->tokens, compare_token_name);
     return found ? (int32_t)(*found)->valuedouble : -1;
 }
 

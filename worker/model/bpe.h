@@ -1,6 +1,6 @@
 /* Byte-pair encoding of one word with CLIP's vocabulary: symbols are the bytes of the word in the
- * printable alphabet of byte-level BPE, the last one with "</w>"; the merge of lowest rank is applied
- * first, the leftmost of equals. Immutable after loading. */
+ * printable alphabet of byte-level BPE, the last one with "</w>"; the merge of lowest rank is
+ * applied first, the leftmost of equals. Immutable after loading. */
 #ifndef NPO_MODEL_BPE_H
 #define NPO_MODEL_BPE_H
 

@@ -17,7 +17,7 @@ enum {
 static const npo_weights_map map = {
     .reshaped = "f.7.weight",
     .reshaped_ndim = 2,
-    .reshaped_dims = {NPO_CLASSIFIER_FEATURES, CHANNELS_2 * POOLED_SIDE * POOLED_SIDE},
+    .reshaped_dims = {NPO_CLASSIFIER_FEATURES, CHANNELS_2 *POOLED_SIDE *POOLED_SIDE},
 };
 
 npo_classifier_outputs npo_classifier_record(npo_graph *graph, npo_value x)

@@ -1,6 +1,7 @@
-/* The small image classifier whose features the evaluation compares: conv 3x3 to 32, relu, max pool,
- * conv 3x3 to 64, relu, max pool, linear to 128, relu (the features), linear to 10 classes. Images
- * [N,28,28,1] in [-1,1]. Stored as PyTorch stores the module {f: Sequential(...), o: Linear}. */
+/* The small image classifier whose features the evaluation compares: conv 3x3 to 32, relu, max
+ * pool, conv 3x3 to 64, relu, max pool, linear to 128, relu (the features), linear to 10 classes.
+ * Images [N,28,28,1] in [-1,1]. Stored as PyTorch stores the module {f: Sequential(...), o:
+ * Linear}. */
 #ifndef NPO_MODEL_CLASSIFIER_H
 #define NPO_MODEL_CLASSIFIER_H
 

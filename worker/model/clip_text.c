@@ -24,8 +24,10 @@ static const char *const act_names[] = {"quick_gelu", "gelu", NULL};
 static const npo_act acts[] = {NPO_ACT_QUICK_GELU, NPO_ACT_GELU};
 
 #define FIELD(name, kind, member, low, high, list)                                                 \
-    {.key = name, .type = kind, .offset = offsetof(raw_config, member), .min = low, .max = high,   \
-     .choices = list}
+    {                                                                                              \
+        .key = name, .type = kind, .offset = offsetof(raw_config, member), .min = low,             \
+        .max = high, .choices = list                                                               \
+    }
 
 static const npo_json_field fields[] = {
     FIELD("vocab_size", NPO_JSON_INT, vocab, 1, IDS_MAX, NULL),
@@ -43,8 +45,14 @@ npo_err npo_clip_text_config_read(const cJSON *json, const char *name,
                                   npo_clip_text_config *ret_config, npo_error *error)
 {
     /* transformers' defaults, eos_token_id included; see npo_clip_text_pooled_index. */
-    raw_config raw = {.vocab = 49408, .hidden = 512, .intermediate = 2048, .positions = 77,
-                      .layers = 12, .heads = 8, .eos = 49407, .norm_eps = 1e-5};
+    raw_config raw = {.vocab = 49408,
+                      .hidden = 512,
+                      .intermediate = 2048,
+                      .positions = 77,
+                      .layers = 12,
+                      .heads = 8,
+                      .eos = 49407,
+                      .norm_eps = 1e-5};
     npo_err err =
         npo_json_read(json, "", fields, sizeof fields / sizeof *fields, true, &raw, error);
     if (!err && raw.hidden % raw.heads)
@@ -103,7 +111,8 @@ static npo_value embed(const encoder *e, npo_value ids)
     static const char positions[] = "text_model.embeddings.position_embedding.weight";
     const npo_clip_text_config *c = e->config;
     npo_value table = npo_graph_param(e->graph, tokens, 2, (int64_t[]){c->vocab, c->hidden});
-    npo_value places = npo_graph_param(e->graph, positions, 2, (int64_t[]){c->positions, c->hidden});
+    npo_value places =
+        npo_graph_param(e->graph, positions, 2, (int64_t[]){c->positions, c->hidden});
     return npo_op_add_rows(e->graph, npo_op_embedding(e->graph, ids, table), places);
 }
 

@@ -32,9 +32,8 @@ npo_err npo_folder_open(const char *root, npo_folder *ret_folder, npo_error *err
 void npo_folder_fini(npo_folder *folder);
 
 /* Reads unet/config.json and creates the layout. */
-npo_err npo_folder_unet(const npo_folder *folder, npo_backend *backend,
-                        npo_unet_config *ret_config, npo_layout **ret_layout,
-                        npo_error *error) NPO_MUST_CHECK;
+npo_err npo_folder_unet(const npo_folder *folder, npo_backend *backend, npo_unet_config *ret_config,
+                        npo_layout **ret_layout, npo_error *error) NPO_MUST_CHECK;
 /* Fills params, whose layout is the UNet's. NPO_E_NOT_FOUND for a folder without weights. */
 npo_err npo_folder_load_unet(const npo_folder *folder, npo_params *params,
                              npo_error *error) NPO_MUST_CHECK;

@@ -50,7 +50,8 @@ static inline uint16_t npo_f32_to_f16(float value)
         return (uint16_t)(sign | 0x7E00 | (bits >> 13 & 0x3FF));
     if (bits >= 0x477FF000) /* 65520, the first that rounds to infinity */
         return (uint16_t)(sign | 0x7C00);
-    if (bits < 0x38800000) { /* below 2^-14: adding 0.5 leaves the multiple of 2^-24 in the low bits */
+    if (bits <
+        0x38800000) { /* below 2^-14: adding 0.5 leaves the multiple of 2^-24 in the low bits */
         uint32_t sum = npo_f32_to_bits(npo_f32_from_bits(bits) + 0.5f);
         return (uint16_t)(sign | (sum - 0x3F000000));
     }

@@ -1,6 +1,6 @@
 /* Layers as PyTorch modules store them, recorded on a graph: `path` is the module's name and the
- * parameters are path.weight and path.bias. Shapes follow from the input; a value that is NONE after
- * a sticky failure is passed through. */
+ * parameters are path.weight and path.bias. Shapes follow from the input; a value that is NONE
+ * after a sticky failure is passed through. */
 #ifndef NPO_MODEL_MODULES_H
 #define NPO_MODEL_MODULES_H
 
@@ -9,8 +9,8 @@
 #define NPO_PATH_MAX NPO_PARAM_NAME_MAX
 
 /* Formats a module's name; one that does not fit fails the graph. */
-void npo_module_path(npo_graph *graph, char ret_path[NPO_PATH_MAX], const char *format,
-                     ...) NPO_PRINTF(3, 4);
+void npo_module_path(npo_graph *graph, char ret_path[NPO_PATH_MAX], const char *format, ...)
+    NPO_PRINTF(3, 4);
 /* Size of the last axis; 1 for NONE, so that shape arithmetic goes on after a failure. */
 int64_t npo_module_channels(const npo_graph *graph, npo_value x);
 

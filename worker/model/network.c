@@ -24,8 +24,7 @@ struct npo_network {
 };
 
 npo_err npo_network_new(npo_backend *backend, npo_layout *layout, const npo_unet_config *config,
-                        const npo_network_shape *shape, npo_network **ret_network,
-                        npo_error *error)
+                        const npo_network_shape *shape, npo_network **ret_network, npo_error *error)
 {
     if (shape->height < 1 || shape->width < 1 || shape->context_len < 1)
         return npo_error_set(error, NPO_E_RANGE,
@@ -86,8 +85,8 @@ static void record(npo_network *network, int64_t n, npo_graph *graph)
                                (int64_t[]){n, s->height, s->width, c->in_channels});
     inputs.t = npo_graph_input(graph, "t", NPO_F32, 1, &n);
     if (context)
-        inputs.context = npo_graph_input(graph, "context", NPO_F32, 3,
-                                         (int64_t[]){n, s->context_len, context});
+        inputs.context =
+            npo_graph_input(graph, "context", NPO_F32, 3, (int64_t[]){n, s->context_len, context});
     npo_graph_output(graph, "y", npo_unet_record(graph, c, inputs, NULL));
 }
 

@@ -1,10 +1,11 @@
-/* A UNet ready to evaluate: forward-only planned graphs of one latent shape, one per batch size. The
- * samplers and the trajectory code run any parameter set (base, student, EMA, negative) through it.
+/* A UNet ready to evaluate: forward-only planned graphs of one latent shape, one per batch size.
+ * The samplers and the trajectory code run any parameter set (base, student, EMA, negative) through
+ * it.
  *
  * Graphs are planned at first use and the NPO_NETWORK_GRAPHS_MAX last used are kept, so that a loop
- * over a fixed batch and its remainder plans twice and allocates no more. A sample's bits may depend
- * on the batch size it is evaluated with (the libraries block differently), never on its neighbours
- * in the batch. Belongs to one thread. */
+ * over a fixed batch and its remainder plans twice and allocates no more. A sample's bits may
+ * depend on the batch size it is evaluated with (the libraries block differently), never on its
+ * neighbours in the batch. Belongs to one thread. */
 #ifndef NPO_MODEL_NETWORK_H
 #define NPO_MODEL_NETWORK_H
 
@@ -26,7 +27,7 @@ npo_err npo_network_new(npo_backend *backend, npo_layout *layout, const npo_unet
                         const npo_network_shape *shape, npo_network **ret_network,
                         npo_error *error) NPO_MUST_CHECK;
 void npo_network_free(npo_network *network);
-const npo_unet_config *npo_network_config(const npo_network *network); /* borrowed */
+const npo_unet_config *npo_network_config(const npo_network *network);     /* borrowed */
 const npo_network_shape *npo_network_shape_of(const npo_network *network); /* borrowed */
 /* Elements of one sample: height * width * channels. */
 size_t npo_network_sample_floats(const npo_network *network);

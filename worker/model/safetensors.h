@@ -4,11 +4,12 @@
  *   0..7             header length n, u64 little endian, n <= NPO_SAFETENSORS_HEADER_BYTES_MAX
  *   8..8+n-1         JSON object, may end in spaces: name -> {"dtype", "shape", "data_offsets"},
  *                    "__metadata__" -> {string: string}
- *   8+n..            tensor data, little endian, row major; data_offsets [begin,end) count from here
+ *   8+n..            tensor data, little endian, row major; data_offsets [begin,end) count from
+ * here
  *
- * Tensors cover the data exactly: no hole, no overlap, nothing behind the last. A file that breaks a
- * rule is refused whole, before any tensor of it can be read. Files written here have the bytes that
- * the reference implementation (safetensors, Rust and Python) writes for the same content. */
+ * Tensors cover the data exactly: no hole, no overlap, nothing behind the last. A file that breaks
+ * a rule is refused whole, before any tensor of it can be read. Files written here have the bytes
+ * that the reference implementation (safetensors, Rust and Python) writes for the same content. */
 #ifndef NPO_MODEL_SAFETENSORS_H
 #define NPO_MODEL_SAFETENSORS_H
 
@@ -45,8 +46,8 @@ typedef struct {
 typedef struct npo_safetensors npo_safetensors;
 
 /* Maps one .safetensors file, or all shards of a "*.safetensors.index.json". Errors: NPO_E_FORMAT,
- * NPO_E_LIMIT, NPO_E_UNSUPPORTED (a dtype not listed above), NPO_E_NOT_FOUND, NPO_E_IO; the sentence
- * names the file, the tensor, what was found and what was expected. */
+ * NPO_E_LIMIT, NPO_E_UNSUPPORTED (a dtype not listed above), NPO_E_NOT_FOUND, NPO_E_IO; the
+ * sentence names the file, the tensor, what was found and what was expected. */
 npo_err npo_safetensors_open(const char *path, npo_safetensors **ret_file,
                              npo_error *error) NPO_MUST_CHECK;
 void npo_safetensors_close(npo_safetensors *file);
@@ -68,8 +69,8 @@ typedef struct {
     npo_tensor_dtype dtype; /* in the file */
     int ndim;
     int64_t dims[NPO_TENSOR_DIMS_MAX];
-    /* F32, F16, BF16: f32 in memory, rounded to nearest even on the way out. U8, I32, I64: as in the
-     * file. */
+    /* F32, F16, BF16: f32 in memory, rounded to nearest even on the way out. U8, I32, I64: as in
+     * the file. */
     const void *data;
 } npo_tensor_source;
 

@@ -10,8 +10,8 @@ static const struct {
     const char *name;
     size_t bytes;
 } dtypes[NPO_TENSOR_DTYPES] = {
-    [NPO_TENSOR_U8] = {"U8", 1},     [NPO_TENSOR_F16] = {"F16", 2}, [NPO_TENSOR_BF16] = {"BF16", 2},
-    [NPO_TENSOR_I32] = {"I32", 4},   [NPO_TENSOR_F32] = {"F32", 4}, [NPO_TENSOR_I64] = {"I64", 8},
+    [NPO_TENSOR_U8] = {"U8", 1},   [NPO_TENSOR_F16] = {"F16", 2}, [NPO_TENSOR_BF16] = {"BF16", 2},
+    [NPO_TENSOR_I32] = {"I32", 4}, [NPO_TENSOR_F32] = {"F32", 4}, [NPO_TENSOR_I64] = {"I64", 8},
 };
 
 const char *npo_tensor_dtype_name(npo_tensor_dtype dtype)
@@ -224,10 +224,9 @@ static npo_err check_entry(npo_tensor_entry *entry, uint64_t data_bytes, npo_err
                              t->name, (unsigned long long)entry->begin,
                              (unsigned long long)entry->end, bytes, dtypes[t->dtype].name);
     if (entry->end > data_bytes)
-        return npo_error_set(error, NPO_E_FORMAT,
-                             "tensor '%s' ends at byte %llu, found only %llu bytes of data",
-                             t->name, (unsigned long long)entry->end,
-                             (unsigned long long)data_bytes);
+        return npo_error_set(
+            error, NPO_E_FORMAT, "tensor '%s' ends at byte %llu, found only %llu bytes of data",
+            t->name, (unsigned long long)entry->end, (unsigned long long)data_bytes);
     if (entry->begin % size)
         return npo_error_set(error, NPO_E_FORMAT,
                              "tensor '%s': data begins at byte %llu, expected a multiple of %zu",
@@ -372,11 +371,11 @@ static npo_err check_coverage(npo_tensor_header *header, uint64_t data_bytes, np
                                  entry->tensor.name, (unsigned long long)entry->begin, before,
                                  (unsigned long long)covered);
         if (entry->begin > covered)
-            return npo_error_set(error, NPO_E_FORMAT,
-                                 "tensor '%s' begins at byte %llu, expected %llu: the bytes between "
-                                 "belong to no tensor",
-                                 entry->tensor.name, (unsigned long long)entry->begin,
-                                 (unsigned long long)covered);
+            return npo_error_set(
+                error, NPO_E_FORMAT,
+                "tensor '%s' begins at byte %llu, expected %llu: the bytes between "
+                "belong to no tensor",
+                entry->tensor.name, (unsigned long long)entry->begin, (unsigned long long)covered);
         covered = entry->end;
         before = entry->tensor.name;
     }
@@ -391,8 +390,8 @@ npo_err npo_tensor_header_parse(const char *json, size_t len, uint64_t data_byte
                                 npo_tensor_header *ret_header, npo_error *error)
 {
     npo_tensor_header header = {.strings = malloc(len + 1)};
-    scanner s = {.begin = json, .at = json, .end = json + len, .string = header.strings,
-                 .error = error};
+    scanner s = {
+        .begin = json, .at = json, .end = json + len, .string = header.strings, .error = error};
     npo_err err = header.strings ? scan_entries(&s, data_bytes, &header) : NPO_E_NOMEM;
     if (err)
         goto out;

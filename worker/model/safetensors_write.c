@@ -148,8 +148,8 @@ static npo_err sort_sources(const npo_tensor_source *tensors, size_t count,
     qsort(sorted, count, sizeof *sorted, compare_source_names);
     for (size_t i = 1; i < count; i++)
         if (compare_source_names(&sorted[i - 1], &sorted[i]) == 0) {
-            npo_err err = npo_error_set(error, NPO_E_EXISTS, "tensor '%s' stands twice",
-                                        sorted[i]->name);
+            npo_err err =
+                npo_error_set(error, NPO_E_EXISTS, "tensor '%s' stands twice", sorted[i]->name);
             free(sorted);
             return err;
         }

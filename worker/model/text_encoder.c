@@ -18,16 +18,16 @@ static npo_err plan(npo_text_encoder *encoder, npo_backend *backend, npo_error *
     npo_err err = npo_graph_new(backend, encoder->layout, &encoder->graph);
     if (err)
         return npo_error_set(error, err, "cannot record the text encoder: %s", npo_err_text(err));
-    npo_value ids = npo_graph_input(encoder->graph, "ids", NPO_I32, 2,
-                                    (int64_t[]){1, encoder->length});
+    npo_value ids =
+        npo_graph_input(encoder->graph, "ids", NPO_I32, 2, (int64_t[]){1, encoder->length});
     npo_graph_output(encoder->graph, "last",
                      npo_clip_text_record(encoder->graph, &encoder->config, ids, false));
     return npo_graph_plan(encoder->graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, &info,
                           error);
 }
 
-/* The tokenizer's length, where it says one, must fit the encoder's position table; its ids must fit
- * the token table. */
+/* The tokenizer's length, where it says one, must fit the encoder's position table; its ids must
+ * fit the token table. */
 static npo_err match(npo_text_encoder *encoder, const char *tokenizer_dir, npo_error *error)
 {
     int64_t length = npo_tokenizer_max_length(encoder->tokenizer);

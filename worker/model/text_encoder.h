@@ -1,6 +1,6 @@
-/* Prompts to text embeddings: tokenizer, CLIP text encoder and its weights of one model folder. Each
- * prompt is encoded by itself, so its embedding has the same bits whatever else is asked. Belongs to
- * one thread. */
+/* Prompts to text embeddings: tokenizer, CLIP text encoder and its weights of one model folder.
+ * Each prompt is encoded by itself, so its embedding has the same bits whatever else is asked.
+ * Belongs to one thread. */
 #ifndef NPO_MODEL_TEXT_ENCODER_H
 #define NPO_MODEL_TEXT_ENCODER_H
 
@@ -19,8 +19,8 @@ int64_t npo_text_encoder_length(const npo_text_encoder *encoder);   /* L, tokens
 int64_t npo_text_encoder_channels(const npo_text_encoder *encoder); /* C */
 const npo_tokenizer *npo_text_encoder_tokenizer(const npo_text_encoder *encoder); /* borrowed */
 
-/* count UTF-8 prompts -> ret_embeddings [count, L, C]: the last hidden state after the final norm, as
- * Stable Diffusion 1 uses it. */
+/* count UTF-8 prompts -> ret_embeddings [count, L, C]: the last hidden state after the final norm,
+ * as Stable Diffusion 1 uses it. */
 npo_err npo_text_encoder_encode(npo_text_encoder *encoder, const char *const *prompts, size_t count,
                                 float *ret_embeddings, npo_error *error) NPO_MUST_CHECK;
 

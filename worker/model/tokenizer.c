@@ -231,16 +231,22 @@ static const char *run_end(const char *at, const char *end, bool (*is_class)(uin
 
 enum { PARTS_MAX = 3 };
 
-/* Alternatives that the pattern spells out, and the words that byte-level BPE makes of each. Special
- * tokens get here only by lower-casing, and their letters are then words of their own. */
+/* Alternatives that the pattern spells out, and the words that byte-level BPE makes of each.
+ * Special tokens get here only by lower-casing, and their letters are then words of their own. */
 typedef struct {
     const char *text;
     size_t parts[PARTS_MAX]; /* bytes */
 } literal;
 
 static const literal literals[] = {
-    {"<|startoftext|>", {2, 11, 2}}, {"<|endoftext|>", {2, 9, 2}}, {"'s", {2}},  {"'t", {2}},
-    {"'re", {3}},                    {"'ve", {3}},                 {"'m", {2}}, {"'ll", {3}},
+    {"<|startoftext|>", {2, 11, 2}},
+    {"<|endoftext|>", {2, 9, 2}},
+    {"'s", {2}},
+    {"'t", {2}},
+    {"'re", {3}},
+    {"'ve", {3}},
+    {"'m", {2}},
+    {"'ll", {3}},
     {"'d", {2}},
 };
 
@@ -254,8 +260,8 @@ static const literal *find_literal(const char *at, const char *end)
     return NULL;
 }
 
-/* End of the word that begins at `at` and is no literal. Source of both: the pattern of transformers'
- * CLIPTokenizer. */
+/* End of the word that begins at `at` and is no literal. Source of both: the pattern of
+ * transformers' CLIPTokenizer. */
 static const char *word_end(const char *at, const char *end)
 {
     uint32_t cp = npo_utf8_decode(&at, end);
@@ -309,8 +315,8 @@ static npo_err add_words(const npo_tokenizer *tokenizer, const char *text, size_
     return NPO_OK;
 }
 
-/* The first special token of the given kind in the text (the longest of those that begin at the same
- * place), or NULL. */
+/* The first special token of the given kind in the text (the longest of those that begin at the
+ * same place), or NULL. */
 static const special *find_special(const npo_tokenizer *tokenizer, bool normalized,
                                    const char *text, size_t len, size_t *ret_offset)
 {

@@ -1,6 +1,6 @@
 /* CLIP's tokenizer: byte-level BPE over NFC-normalised, white-space-collapsed, lower-cased text, as
- * transformers 5 has it (vocab.json, merges.txt, tokenizer_config.json). Immutable after loading, so
- * it can be shared between threads. */
+ * transformers 5 has it (vocab.json, merges.txt, tokenizer_config.json). Immutable after loading,
+ * so it can be shared between threads. */
 #ifndef NPO_MODEL_TOKENIZER_H
 #define NPO_MODEL_TOKENIZER_H
 

@@ -248,9 +248,8 @@ npo_value npo_unet_record(npo_graph *graph, const npo_unet_config *config, npo_u
               .name_modules = options && options->name_modules,
               .context = inputs.context};
     u.time = time_embedding(&u, inputs.t);
-    npo_value x =
-        npo_module_conv(graph, "conv_in", inputs.x, config->levels[0].channels,
-                        config->conv_in_kernel, same_padding(config->conv_in_kernel));
+    npo_value x = npo_module_conv(graph, "conv_in", inputs.x, config->levels[0].channels,
+                                  config->conv_in_kernel, same_padding(config->conv_in_kernel));
     name_output(&u, "conv_in", x);
     push_skip(&u, x);
     for (int i = 0; i < config->level_count; i++)
@@ -279,10 +278,12 @@ npo_err npo_unet_layout(npo_backend *backend, const npo_unet_config *config,
         goto out;
     }
     npo_unet_inputs inputs = {
-        .x = npo_graph_input(graph, "x", NPO_F32, 4, (int64_t[]){1, side, side, config->in_channels}),
+        .x = npo_graph_input(graph, "x", NPO_F32, 4,
+                             (int64_t[]){1, side, side, config->in_channels}),
         .t = npo_graph_input(graph, "t", NPO_F32, 1, (int64_t[]){1}),
-        .context = context ? npo_graph_input(graph, "context", NPO_F32, 3, (int64_t[]){1, 1, context})
-                           : NPO_VALUE_NONE,
+        .context = context
+                       ? npo_graph_input(graph, "context", NPO_F32, 3, (int64_t[]){1, 1, context})
+                       : NPO_VALUE_NONE,
     };
     npo_graph_output(graph, "y", npo_unet_record(graph, config, inputs, NULL));
     /* Shapes are all that is wanted; planning is for the sentence of a failure. */

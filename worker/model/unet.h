@@ -14,8 +14,8 @@ typedef struct {
 
 typedef struct {
     /* Names the output of every module "out.<path>" as diffusers names it: out.time_embedding,
-     * out.conv_in, out.down_blocks.0, out.down_blocks.0.resnets.0, ... For tests: each stays readable
-     * after a run and costs memory of its own. */
+     * out.conv_in, out.down_blocks.0, out.down_blocks.0.resnets.0, ... For tests: each stays
+     * readable after a run and costs memory of its own. */
     bool name_modules;
 } npo_unet_options;
 

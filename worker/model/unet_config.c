@@ -25,7 +25,8 @@ static const struct {
     const char *key, *value; /* as JSON text */
 } fixed[] = {
     {"act_fn", "\"silu\""},
-    {"addition_embed_type", "null"}, /* "text_time" is SDXL's conditioning on pooled text and sizes */
+    {"addition_embed_type",
+     "null"}, /* "text_time" is SDXL's conditioning on pooled text and sizes */
     {"attention_type", "\"default\""},
     {"center_input_sample", "false"},
     {"class_embed_type", "null"},
@@ -221,8 +222,8 @@ static npo_err read_channels(reader *r)
     return NPO_OK;
 }
 
-/* A list of block types, `plain` or `attending`; older files put "UNetRes" before them. fallback: bit
- * i says that block i of diffusers' default attends. */
+/* A list of block types, `plain` or `attending`; older files put "UNetRes" before them. fallback:
+ * bit i says that block i of diffusers' default attends. */
 static npo_err read_types(reader *r, const char *key, const char *plain, const char *attending,
                           unsigned fallback, bool ret_attends[NPO_UNET_LEVELS_MAX])
 {
@@ -302,7 +303,8 @@ static npo_err read_transformers(reader *r)
         const cJSON *item = cJSON_IsArray(down) ? cJSON_GetArrayItem(down, i) : down;
         const cJSON *up_item = up ? cJSON_GetArrayItem(up, count - 1 - i) : item;
         if (!up && cJSON_IsArray(item))
-            return refuse(r, NPO_E_RANGE, up_key, up, "a list, since the down blocks have one each");
+            return refuse(r, NPO_E_RANGE, up_key, up,
+                          "a list, since the down blocks have one each");
         NPO_TRY(read_depths(r, down_key, item, level->layers, level->down_depth));
         NPO_TRY(read_depths(r, up_key, up_item, level->layers + 1, level->up_depth));
     }
@@ -425,10 +427,9 @@ static npo_err check_levels(reader *r)
 
 static npo_err read_all(reader *r)
 {
-    static npo_err (*const steps[])(reader *) = {read_channels,    read_blocks,
-                                                 read_transformers, read_mid,
-                                                 read_sample_size, check_self_attention,
-                                                 read_scalars,     check_levels};
+    static npo_err (*const steps[])(reader *) = {
+        read_channels,    read_blocks,          read_transformers, read_mid,
+        read_sample_size, check_self_attention, read_scalars,      check_levels};
     if (!cJSON_IsObject(r->json))
         return npo_error_set(r->error, NPO_E_TYPE, "expected an object");
     for (const cJSON *item = r->json->child; item; item = item->next)

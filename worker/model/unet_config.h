@@ -7,18 +7,18 @@
 #include "common/json.h"
 
 #define NPO_UNET_LEVELS_MAX 8
-#define NPO_UNET_LAYERS_MAX 8 /* resnets of a down block; an up block has one more */
+#define NPO_UNET_LAYERS_MAX 8  /* resnets of a down block; an up block has one more */
 #define NPO_UNET_DEPTH_MAX  32 /* transformer blocks in one attention */
 
 /* Level 0 is the full resolution; its up block is the last of up_blocks. */
 typedef struct {
     int64_t channels;
-    int layers;            /* resnets of the down block */
-    bool down_attention;   /* CrossAttnDownBlock2D, else DownBlock2D */
-    bool up_attention;     /* CrossAttnUpBlock2D, else UpBlock2D */
-    int heads;             /* "attention_head_dim": for this class the number of heads */
-    int64_t context;       /* channels of the text embedding */
-    int down_depth[NPO_UNET_LAYERS_MAX];   /* transformer blocks of each attention */
+    int layers;          /* resnets of the down block */
+    bool down_attention; /* CrossAttnDownBlock2D, else DownBlock2D */
+    bool up_attention;   /* CrossAttnUpBlock2D, else UpBlock2D */
+    int heads;           /* "attention_head_dim": for this class the number of heads */
+    int64_t context;     /* channels of the text embedding */
+    int down_depth[NPO_UNET_LAYERS_MAX]; /* transformer blocks of each attention */
     int up_depth[NPO_UNET_LAYERS_MAX + 1];
 } npo_unet_level;
 
@@ -35,8 +35,8 @@ typedef struct {
     npo_unet_level levels[NPO_UNET_LEVELS_MAX];
     npo_unet_mid mid;
     int mid_depth;
-    float mid_scale; /* "mid_block_scale_factor": sums of the mid block are divided by it */
-    int64_t time_channels;      /* of the sinusoid: channels of level 0 */
+    float mid_scale;       /* "mid_block_scale_factor": sums of the mid block are divided by it */
+    int64_t time_channels; /* of the sinusoid: channels of level 0 */
     int64_t time_embed_channels;
     bool flip_sin_to_cos;
     float freq_shift;

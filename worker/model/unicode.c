@@ -176,9 +176,8 @@ static uint32_t compose_pair(uint32_t a, uint32_t b)
         b != HANGUL_T)
         return a + (b - HANGUL_T);
     uint32_t pair[2] = {a, b};
-    const uint16_t *index =
-        bsearch(pair, npo_unicode_compositions, npo_unicode_compositions_count,
-                sizeof *npo_unicode_compositions, compare_composition);
+    const uint16_t *index = bsearch(pair, npo_unicode_compositions, npo_unicode_compositions_count,
+                                    sizeof *npo_unicode_compositions, compare_composition);
     return index ? npo_unicode_decompositions[*index].cp : 0;
 }
 

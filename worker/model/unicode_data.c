@@ -249,7 +249,8 @@ const npo_unicode_lower_run npo_unicode_lower_runs[] = {
     {0x10C80, 0x10CB2, 1, 64}, {0x10D50, 0x10D65, 1, 32}, {0x118A0, 0x118BF, 1, 32},
     {0x16E40, 0x16E5F, 1, 32}, {0x1E900, 0x1E921, 1, 34},
 };
-const size_t npo_unicode_lower_runs_count = sizeof npo_unicode_lower_runs / sizeof *npo_unicode_lower_runs;
+const size_t npo_unicode_lower_runs_count =
+    sizeof npo_unicode_lower_runs / sizeof *npo_unicode_lower_runs;
 
 const npo_unicode_class_run npo_unicode_class_runs[] = {
     {0x300, 0x314, 230}, {0x315, 0x315, 232}, {0x316, 0x319, 220}, {0x31A, 0x31A, 232},
@@ -338,7 +339,8 @@ const npo_unicode_class_run npo_unicode_class_runs[] = {
     {0x1E023, 0x1E024, 230}, {0x1E026, 0x1E02A, 230}, {0x1E8D0, 0x1E8D6, 220},
     {0x1E944, 0x1E949, 230}, {0x1E94A, 0x1E94A, 7},
 };
-const size_t npo_unicode_class_runs_count = sizeof npo_unicode_class_runs / sizeof *npo_unicode_class_runs;
+const size_t npo_unicode_class_runs_count =
+    sizeof npo_unicode_class_runs / sizeof *npo_unicode_class_runs;
 
 const npo_unicode_decomposition npo_unicode_decompositions[] = {
     {0xC0, 0x41, 0x300}, {0xC1, 0x41, 0x301}, {0xC2, 0x41, 0x302}, {0xC3, 0x41, 0x303},
@@ -907,7 +909,8 @@ const npo_unicode_decomposition npo_unicode_decompositions[] = {
     {0x2FA17, 0x9EF9, 0x0}, {0x2FA18, 0x9EFE, 0x0}, {0x2FA19, 0x9F05, 0x0}, {0x2FA1A, 0x9F0F, 0x0},
     {0x2FA1B, 0x9F16, 0x0}, {0x2FA1C, 0x9F3B, 0x0}, {0x2FA1D, 0x2A600, 0x0},
 };
-const size_t npo_unicode_decompositions_count = sizeof npo_unicode_decompositions / sizeof *npo_unicode_decompositions;
+const size_t npo_unicode_decompositions_count =
+    sizeof npo_unicode_decompositions / sizeof *npo_unicode_decompositions;
 
 const uint16_t npo_unicode_compositions[] = {
     912, 909, 913, 0, 1, 2, 3, 53, 55, 238, 4, 572, 5, 165, 208, 210, 570, 415, 57, 417, 419, 421,
@@ -960,5 +963,6 @@ const uint16_t npo_unicode_compositions[] = {
     982, 983, 984, 985, 986, 987, 988, 989, 990, 991, 992, 994, 995, 996, 997, 998, 1493, 1494,
     1495, 1496, 1497, 1498, 1499, 1501, 1500, 1502, 1503, 1504,
 };
-const size_t npo_unicode_compositions_count = sizeof npo_unicode_compositions / sizeof *npo_unicode_compositions;
+const size_t npo_unicode_compositions_count =
+    sizeof npo_unicode_compositions / sizeof *npo_unicode_compositions;
 

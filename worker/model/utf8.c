@@ -14,7 +14,7 @@ static const struct {
 
 uint32_t npo_utf8_decode(const char **at, const char *end)
 {
-    uint8_t lead = (uint8_t)*(*at)++;
+    uint8_t lead = (uint8_t) * (*at)++;
     if (lead < 0x80)
         return lead;
     for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
@@ -23,7 +23,7 @@ uint32_t npo_utf8_decode(const char **at, const char *end)
         uint32_t cp = lead & forms[f].mask;
         for (int i = 0; i < forms[f].more; i++) {
             uint8_t min = i ? 0x80 : forms[f].next_min, max = i ? 0xBF : forms[f].next_max;
-            if (*at == end || (uint8_t)**at < min || (uint8_t)**at > max)
+            if (*at == end || (uint8_t) * *at < min || (uint8_t) * *at > max)
                 return NPO_UTF8_INVALID;
             cp = cp << 6 | ((uint8_t) * (*at)++ & 0x3F);
         }

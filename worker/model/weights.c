@@ -46,8 +46,8 @@ static void format_shape(int ndim, const int64_t *dims, char *ret_text, size_t s
 {
     size_t at = (size_t)snprintf(ret_text, size, "[");
     for (int i = 0; i < ndim && at < size; i++)
-        at += (size_t)snprintf(ret_text + at, size - at, "%s%lld", i ? "," : "",
-                               (long long)dims[i]);
+        at +=
+            (size_t)snprintf(ret_text + at, size - at, "%s%lld", i ? "," : "", (long long)dims[i]);
     if (at < size)
         snprintf(ret_text + at, size - at, "]");
 }
@@ -68,7 +68,8 @@ static bool has_prefix(const char *text, const char *prefix)
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-/* Bytes to skip of a layout name to get the file's: the prefix, where no name of the file has it. */
+/* Bytes to skip of a layout name to get the file's: the prefix, where no name of the file has it.
+ */
 static size_t skipped_prefix(const npo_safetensors *file, const npo_weights_map *map)
 {
     if (!map->optional_prefix)

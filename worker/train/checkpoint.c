@@ -1,6 +1,5 @@
 #include "worker/train/checkpoint.h"
 
-#include "common/crash.h"
 #include "worker/model/safetensors.h"
 
 #include <assert.h>
@@ -92,7 +91,6 @@ npo_err npo_checkpoint_save(const char *path, const npo_checkpoint_sets *sets,
         npo_error_set(error, err, "cannot write '%s': out of memory", path);
         goto out;
     }
-    npo_crash_point("checkpoint.write");
     err = npo_safetensors_write(path, list.sources, list.count, metadata,
                                 sizeof metadata / sizeof metadata[0], error);
 out:

@@ -293,7 +293,6 @@ npo_err npo_trainer_step(npo_trainer *trainer, const npo_batch *batch, npo_train
             "optimizer step %lld: loss %g, gradient norm %g, expected finite numbers",
             (long long)trainer->step + 1, result.loss, result.grad_norm);
     npo_trainer_update(trainer, result.grad_norm, result.lr);
-    npo_crash_point("train.step");
     *ret_result = result;
     return NPO_OK;
 }

@@ -408,7 +408,13 @@ static void test_comm_refuses_wrong_options(void **state)
     const npo_comm_store store = {.set = failing_set, .get = failing_get};
     const npo_comm_gloo_options nowhere = {
         .rank = 0, .world = 2, .store = &store, .interface = "no-such-interface"};
-    assert_int_equal(npo_comm_new_gloo(&nowhere, &comm, NULL), NPO_E_UNREACHABLE);
+    assert_int_equal(npo_comm_new_gloo(&nowhere, &comm, NULL), NPO_E_NOT_FOUND);
+    static const char *const hosts[] = {"no such host", "192.0.2.1"};
+    for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++) {
+        const npo_comm_gloo_options deaf = {
+            .rank = 0, .world = 2, .store = &store, .host = hosts[i]};
+        assert_int_equal(npo_comm_new_gloo(&deaf, &comm, NULL), NPO_E_NOT_FOUND);
+    }
     assert_null(comm);
 }
 

@@ -29,8 +29,8 @@ static void test_rng_philox_known_answers(void **state)
 /* The mapping of (seed, purpose, slot, lap, index) is part of every result. */
 static void test_rng_stream_mapping_is_fixed(void **state)
 {
-    npo_rng rng = npo_rng_stream(0x299f31d0a4093822, (npo_rng_purpose)0x03707344, 0x13198a2e,
-                                 0x85a308d3);
+    npo_rng rng =
+        npo_rng_stream(0x299f31d0a4093822, (npo_rng_purpose)0x03707344, 0x13198a2e, 0x85a308d3);
     assert_int_equal(npo_rng_u32(&rng, 0x243f6a88), 0xd16cfe09);
     assert_true(npo_rng_u64(&rng, 0x243f6a88) == 0x94fdccebd16cfe09);
 }
@@ -59,8 +59,8 @@ static void test_rng_below_is_uniform(void **state)
     assert_true(chi2 < 22.5); /* 6 degrees of freedom, p = 0.001 */
 }
 
-/* A bound of 3/4 of the range: without rejection multiples of three would be drawn twice as often as
- * the other values. */
+/* A bound of 3/4 of the range: without rejection multiples of three would be drawn twice as often
+ * as the other values. */
 static void test_rng_below_rejects_the_uneven_rest(void **state)
 {
     const uint64_t bound = (uint64_t)3 << 62;
@@ -182,8 +182,8 @@ static void test_rng_gaussians_match_the_c_library(void **state)
             for (int k = 0; k < 2; k++) {
                 double exact = radius * turned[w[2 * pair + 1] >> 30][k];
                 float got = z[4 * block + 2 * (uint32_t)pair + (uint32_t)k];
-                double ulp = (double)(nextafterf(fabsf((float)exact), INFINITY) -
-                                      fabsf((float)exact));
+                double ulp =
+                    (double)(nextafterf(fabsf((float)exact), INFINITY) - fabsf((float)exact));
                 worst = fmax(worst, fabs(got - exact) / ulp);
             }
         }

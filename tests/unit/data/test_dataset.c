@@ -7,8 +7,8 @@ static const char *const prompts[] = {"a photo of a bag", "a photo of a coat"};
 static const npo_dataset_options with_prompts = {NPO_SPLIT_TRAIN, prompts, 2};
 
 /* Three images of 1 x 2. */
-static const uint8_t images[] = {0, 0, 8, 3, 0, 0, 0, 3, 0, 0,   0, 1,
-                                 0, 0, 0, 2, 0, 255, 51, 102, 153, 204};
+static const uint8_t images[] = {0, 0, 8, 3, 0, 0, 0,   3,  0,   0,   0,
+                                 1, 0, 0, 0, 2, 0, 255, 51, 102, 153, 204};
 static const uint8_t labels[] = {0, 0, 8, 1, 0, 0, 0, 3, 1, 0, 1};
 
 /* A folder of its own below the scratch folder. */

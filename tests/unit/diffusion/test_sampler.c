@@ -72,6 +72,28 @@ static void test_sampler_method_grid_ends_at_entry_zero(void **state)
     npo_schedule_free(schedule);
 }
 
+/* Ten of 1000 without offset: the step from 100 goes to entry 0, the one from 0 behind the
+ * schedule. */
+static void test_sampler_last_step_goes_where_the_config_says(void **state)
+{
+    for (int to_one = 0; to_one < 2; to_one++) {
+        npo_schedule_config config = sd;
+        config.steps_offset = 0;
+        config.set_alpha_to_one = to_one;
+        npo_schedule *schedule = make(config);
+        npo_sampler_step steps[10];
+        npo_error error = {0};
+        double first = npo_schedule_alpha_bar(schedule, 0);
+        assert_int_equal(npo_sampler_plan(schedule, NPO_SPACING_LEADING, 10, steps, &error),
+                         NPO_OK);
+        assert_int_equal(steps[8].t, 100);
+        assert_true(steps[8].alpha_bar_next == first);
+        assert_int_equal(steps[9].t, 0);
+        assert_true(steps[9].alpha_bar_next == (to_one ? 1 : first));
+        npo_schedule_free(schedule);
+    }
+}
+
 static void test_sampler_refuses_impossible_plans(void **state)
 {
     npo_schedule *schedule = make(sd);
@@ -218,6 +240,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sampler_places_steps_as_diffusers),
         cmocka_unit_test(test_sampler_method_grid_ends_at_entry_zero),
+        cmocka_unit_test(test_sampler_last_step_goes_where_the_config_says),
         cmocka_unit_test(test_sampler_refuses_impossible_plans),
         cmocka_unit_test(test_sampler_trajectories_match_diffusers),
         cmocka_unit_test(test_sampler_leaves_out_what_has_no_weight),

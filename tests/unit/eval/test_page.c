@@ -27,9 +27,14 @@ static void test_page_is_self_contained_and_honest(void **state)
     npo_page_picture picture = {"scale 2", "\x89PNG", 4};
     npo_offset_block blocks[] = {{"conv_in", 0.02}};
     cJSON *settings = cJSON_Parse("{\"name\":\"<demo>\"}");
-    npo_results results = {.title = "A & B", .settings = settings, .real_samples = 100,
-                           .cells = cells, .cell_count = CELL_COUNT, .offset_total = 0.01,
-                           .blocks = blocks, .block_count = 1};
+    npo_results results = {.title = "A & B",
+                           .settings = settings,
+                           .real_samples = 100,
+                           .cells = cells,
+                           .cell_count = CELL_COUNT,
+                           .offset_total = 0.01,
+                           .blocks = blocks,
+                           .block_count = 1};
     npo_buf buf = NPO_BUF_INIT;
     npo_page_write(&results, &picture, 1, &buf);
     assert_int_equal(npo_buf_err(&buf), NPO_OK);

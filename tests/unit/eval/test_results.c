@@ -54,8 +54,12 @@ static void test_method_names_round_trip(void **state)
 static void test_results_json_holds_all(void **state)
 {
     npo_offset_block blocks[] = {{"conv_in", 0.25}};
-    npo_results results = {.title = "t", .real_samples = 100, .cells = cells,
-                           .cell_count = CELL_COUNT, .offset_total = 0.5, .blocks = blocks,
+    npo_results results = {.title = "t",
+                           .real_samples = 100,
+                           .cells = cells,
+                           .cell_count = CELL_COUNT,
+                           .offset_total = 0.5,
+                           .blocks = blocks,
                            .block_count = 1};
     cJSON *json;
     assert_int_equal(npo_results_json(&results, &json), NPO_OK);

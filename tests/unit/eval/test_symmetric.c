@@ -70,6 +70,32 @@ static void test_symmetric_decomposes(void **state)
     check_decomposition(128, 10);
 }
 
+static void test_symmetric_of_low_rank(void **state)
+{
+    /* x x' + y y' in 128 dimensions: two eigenvalues, and 126 of rounding noise. */
+    enum { N = 128 };
+    static double a[N * N];
+    double x[N], y[N], values[N], xx = 0, yy = 0, xy = 0;
+    uint32_t s = 3;
+    for (int i = 0; i < N; i++) {
+        s = s * 1664525u + 1013904223u;
+        x[i] = (s >> 8) / 16777216.0;
+        y[i] = i % 5 - 1.5;
+        xx += x[i] * x[i];
+        yy += y[i] * y[i];
+        xy += x[i] * y[i];
+    }
+    for (int i = 0; i < N * N; i++)
+        a[i] = x[i / N] * x[i % N] + y[i / N] * y[i % N];
+    assert_int_equal(npo_symmetric_eigen(N, a, 1, values), NPO_OK);
+    qsort(values, N, sizeof *values, by_value);
+    double root = sqrt((xx - yy) * (xx - yy) / 4 + xy * xy);
+    assert_true(fabs(values[N - 1] - ((xx + yy) / 2 + root)) < 1e-11);
+    assert_true(fabs(values[N - 2] - ((xx + yy) / 2 - root)) < 1e-11);
+    for (int i = 0; i < N - 2; i++)
+        assert_true(fabs(values[i]) < 1e-11);
+}
+
 static void test_symmetric_handles_diagonal_and_zero(void **state)
 {
     double a[9] = {3, 0, 0, 0, -1, 0, 0, 0, 2}, values[3];
@@ -94,6 +120,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_symmetric_known_values),
         cmocka_unit_test(test_symmetric_decomposes),
+        cmocka_unit_test(test_symmetric_of_low_rank),
         cmocka_unit_test(test_symmetric_handles_diagonal_and_zero),
         cmocka_unit_test(test_symmetric_refuses_bad_input),
     };

@@ -31,8 +31,15 @@ static void test_grid_labels_take_room_and_leave_ink(void **state)
 {
     float pictures[2 * 2 * 28 * 28] = {0};
     const char *columns[] = {"plain 1.5", ""}, *rows[] = {"bag", "coat"};
-    npo_grid_options options = {.columns = 2, .rows = 2, .width = 28, .height = 28, .channels = 1,
-                                .zoom = 1, .gap = 2, .column_labels = columns, .row_labels = rows};
+    npo_grid_options options = {.columns = 2,
+                                .rows = 2,
+                                .width = 28,
+                                .height = 28,
+                                .channels = 1,
+                                .zoom = 1,
+                                .gap = 2,
+                                .column_labels = columns,
+                                .row_labels = rows};
     npo_image image;
     assert_int_equal(npo_grid_draw(&options, pictures, &image), NPO_OK);
     assert_int_equal(image.width, 2 + 4 * 8 + 2 * 30);

@@ -12,8 +12,8 @@ static void test_image_byte_of_rounds_and_clamps(void **state)
     assert_int_equal(npo_image_byte_of(INFINITY), 255);
     assert_int_equal(npo_image_byte_of(-INFINITY), 0);
     assert_int_equal(npo_image_byte_of(NAN), 0);
-    assert_int_equal(npo_image_byte_of(-0.9967f), 0);  /* 0.42 of a step */
-    assert_int_equal(npo_image_byte_of(-0.9953f), 1);  /* 0.60 of a step */
+    assert_int_equal(npo_image_byte_of(-0.9967f), 0); /* 0.42 of a step */
+    assert_int_equal(npo_image_byte_of(-0.9953f), 1); /* 0.60 of a step */
     assert_int_equal(npo_image_byte_of(0.004f), 128);
 }
 

@@ -72,8 +72,7 @@ static void test_png_decode_converts_other_kinds(void **state)
 {
     check_pixels(palette_2x1, sizeof palette_2x1, 2, 3, (uint8_t[]){200, 210, 220, 10, 20, 30});
     check_pixels(grey16_2x1, sizeof grey16_2x1, 2, 1, (uint8_t[]){0, 255});
-    check_pixels(grey1_8x1, sizeof grey1_8x1, 8, 1,
-                 (uint8_t[]){255, 0, 255, 255, 0, 0, 0, 255});
+    check_pixels(grey1_8x1, sizeof grey1_8x1, 8, 1, (uint8_t[]){255, 0, 255, 255, 0, 0, 0, 255});
     check_pixels(rgba_1x1, sizeof rgba_1x1, 1, 3, (uint8_t[]){1, 2, 3});
 }
 

@@ -65,9 +65,9 @@ static void test_classifier_refuses_other_weights(void **state)
     assert_fails(NPO_E_NOT_FOUND, "'f.0.weight': missing",
                  npo_classifier_new(backend, GOLDEN("unit/safetensors/part-1.safetensors"), 4,
                                     &classifier, &error));
-    assert_fails(NPO_E_NOT_FOUND, "none.safetensors'",
-                 npo_classifier_new(backend, scratch_path("none.safetensors"), 4, &classifier,
-                                    &error));
+    assert_fails(
+        NPO_E_NOT_FOUND, "none.safetensors'",
+        npo_classifier_new(backend, scratch_path("none.safetensors"), 4, &classifier, &error));
 }
 
 int main(void)

@@ -44,7 +44,8 @@ static void test_clip_text_config_refuses(void **state)
         npo_err code;
     } refused[] = {
         {"[]", "'c': ", NPO_E_TYPE},
-        {"{\"hidden_act\":\"relu\"}", "'c': hidden_act: found \"relu\", expected one of", NPO_E_TYPE},
+        {"{\"hidden_act\":\"relu\"}", "'c': hidden_act: found \"relu\", expected one of",
+         NPO_E_TYPE},
         {"{\"num_attention_heads\":7}",
          "num_attention_heads: found 7, expected a divisor of hidden_size 512", NPO_E_RANGE},
         {"{\"num_hidden_layers\":0}", "num_hidden_layers: found 0", NPO_E_TYPE},
@@ -89,8 +90,8 @@ static void test_text_encoder_embeds_the_golden_prompts(void **state)
     assert_ok(npo_text_encoder_encode(encoder, prompts + 2, 1, again, &error));
     assert_memory_equal(again, out + 2 * 512, sizeof again);
     int32_t ids[16];
-    assert_ok(npo_tokenizer_encode_padded(npo_text_encoder_tokenizer(encoder), "", 0, 16, ids,
-                                          &error));
+    assert_ok(
+        npo_tokenizer_encode_padded(npo_text_encoder_tokenizer(encoder), "", 0, 16, ids, &error));
     assert_int_equal(ids[15], 574);
     free(expected);
     npo_safetensors_close(file);

@@ -71,8 +71,8 @@ static void test_folder_prefers_plain_weights_over_variants(void **state)
 static void test_folder_names_the_missing_part(void **state)
 {
     static const char *const parts[] = {
-        "unet/config.json",       "text_encoder/config.json",        "text_encoder/model.safetensors",
-        "tokenizer/vocab.json",   "scheduler/scheduler_config.json",
+        "unet/config.json",     "text_encoder/config.json",        "text_encoder/model.safetensors",
+        "tokenizer/vocab.json", "scheduler/scheduler_config.json",
     };
     npo_folder folder = {0};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
@@ -171,7 +171,8 @@ static size_t drop_conv_out(npo_tensor_source *sources, size_t count)
 static size_t add_unknown(npo_tensor_source *sources, size_t count)
 {
     const void *data = sources[count].data;
-    sources[count] = (npo_tensor_source){"add_embedding.linear_1.weight", NPO_TENSOR_F32, 1, {3}, data};
+    sources[count] =
+        (npo_tensor_source){"add_embedding.linear_1.weight", NPO_TENSOR_F32, 1, {3}, data};
     return count + 1;
 }
 
@@ -209,7 +210,8 @@ static void test_folder_names_wrong_tensors(void **state)
         {add_unknown, NPO_E_USAGE, "cannot load 'add_embedding.linear_1.weight': unexpected in '"},
         {make_whole, NPO_E_TYPE, "'conv_out.bias': dtype I32, expected F32, F16 or BF16"},
         {drop_most, NPO_E_NOT_FOUND, " more in '"},
-        {mix_all, NPO_E_SHAPE, "'conv_out.bias': missing; 'add_embedding.linear_1.weight': unexpected"},
+        {mix_all, NPO_E_SHAPE,
+         "'conv_out.bias': missing; 'add_embedding.linear_1.weight': unexpected"},
     };
     copy_model();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -252,13 +254,15 @@ static void test_folder_reports_a_bad_config(void **state)
 
 /* ---- the text encoder's names ---- */
 
-/* Writes the text encoder's weights with every name changed by `rename`, and a position_ids buffer. */
+/* Writes the text encoder's weights with every name changed by `rename`, and a position_ids buffer.
+ */
 static void rename_text(const char *(*rename)(const char *name))
 {
     static const int64_t positions[16];
     npo_safetensors *file;
     npo_tensor_source sources[128];
-    assert_ok(npo_safetensors_open(GOLDEN("sd15-tiny/text_encoder/model.safetensors"), &file, &error));
+    assert_ok(
+        npo_safetensors_open(GOLDEN("sd15-tiny/text_encoder/model.safetensors"), &file, &error));
     size_t count = npo_safetensors_count(file);
     assert_true(count < 128);
     for (size_t i = 0; i < count; i++) {
@@ -266,8 +270,8 @@ static void rename_text(const char *(*rename)(const char *name))
         sources[i] = (npo_tensor_source){rename(t->name), t->dtype, t->ndim, {0}, t->data};
         memcpy(sources[i].dims, t->dims, sizeof t->dims);
     }
-    sources[count] = (npo_tensor_source){rename("text_model.embeddings.position_ids"),
-                                         NPO_TENSOR_I64, 2, {1, 16}, positions};
+    sources[count] = (npo_tensor_source){
+        rename("text_model.embeddings.position_ids"), NPO_TENSOR_I64, 2, {1, 16}, positions};
     assert_ok(npo_safetensors_write(scratch_path("model/text_encoder/model.safetensors"), sources,
                                     count + 1, NULL, 0, &error));
     npo_safetensors_close(file);
@@ -372,8 +376,8 @@ static void test_folder_saves_halves(void **state)
         assert_true(fabsf(a[i] - b[i]) <= fabsf(a[i]) * 0x1p-11f + 0x1p-25f);
     npo_params_edit(m.params)[0] = 1e6f;
     assert_fails(NPO_E_RANGE, "holds 1e+06, expected at most 65504",
-                 npo_folder_save_unet(&m.folder, m.params, NPO_TENSOR_F16, scratch_path("half/unet"),
-                                      &error));
+                 npo_folder_save_unet(&m.folder, m.params, NPO_TENSOR_F16,
+                                      scratch_path("half/unet"), &error));
     close_unet(&again);
     open_unet(&again, scratch_path("half")); /* the old file is still whole */
     assert_ok(npo_folder_load_unet(&again.folder, again.params, &error));

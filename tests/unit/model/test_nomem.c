@@ -1,6 +1,6 @@
-/* Every allocation of an operation fails in turn: it returns an error with a sentence and leaks nothing.
- * (glibc does without a few: qsort's and asprintf's; then the operation succeeds.) The sanitizers bring
- * their own malloc, so the test stands aside there. */
+/* Every allocation of an operation fails in turn: it returns an error with a sentence and leaks
+ * nothing. (glibc does without a few: qsort's and asprintf's; then the operation succeeds.) The
+ * sanitizers bring their own malloc, so the test stands aside there. */
 #include "tests/unit/model/support.h"
 
 #include "common/json.h"
@@ -131,7 +131,8 @@ static npo_err save_folder(npo_error *error)
 {
     npo_folder folder;
     NPO_TRY(npo_folder_open(GOLDEN("sd15-tiny"), &folder, error));
-    npo_err err = npo_folder_save_unet(&folder, params, NPO_TENSOR_F32, scratch_path("unet"), error);
+    npo_err err =
+        npo_folder_save_unet(&folder, params, NPO_TENSOR_F32, scratch_path("unet"), error);
     npo_folder_fini(&folder);
     return err;
 }
@@ -158,9 +159,14 @@ static void test_nomem_is_an_error_of_every_operation(void **state)
         const char *name;
         npo_err (*run)(npo_error *error);
     } operations[] = {
-        {"open_file", open_file}, {"open_shards", open_shards}, {"save", save},
-        {"load", load},           {"complain", complain},       {"read_config", read_config},
-        {"open_folder", open_folder}, {"save_folder", save_folder},
+        {"open_file", open_file},
+        {"open_shards", open_shards},
+        {"save", save},
+        {"load", load},
+        {"complain", complain},
+        {"read_config", read_config},
+        {"open_folder", open_folder},
+        {"save_folder", save_folder},
     };
     if (!OWN_MALLOC)
         skip();
@@ -179,8 +185,8 @@ static void test_nomem_is_an_error_of_every_operation(void **state)
     }
 }
 
-/* A vocabulary makes thousands of allocations: every 37th of them, and each of the first and of those
- * that encoding makes at the end. */
+/* A vocabulary makes thousands of allocations: every 37th of them, and each of the first and of
+ * those that encoding makes at the end. */
 static void test_nomem_is_an_error_of_the_tokenizer(void **state)
 {
     bool reached = true;

@@ -164,7 +164,8 @@ static void test_safetensors_refuses_missing_files(void **state)
     npo_safetensors *file = NULL;
     assert_fails(NPO_E_NOT_FOUND, "none.safetensors'",
                  npo_safetensors_open(scratch_path("none.safetensors"), &file, &error));
-    assert_fails(NPO_E_TYPE, "not a regular file", npo_safetensors_open(scratch_dir, &file, &error));
+    assert_fails(NPO_E_TYPE, "not a regular file",
+                 npo_safetensors_open(scratch_dir, &file, &error));
 }
 
 /* ---- reading ---- */
@@ -231,7 +232,8 @@ static void test_safetensors_refuses_bad_indices(void **state)
         {"{\"weight_map\":{\"a\":1}}", "weight_map 'a': expected a file name", NPO_E_FORMAT},
         {"{\"weight_map\":{\"a\":\"../x\"}}", "shard '../x', expected a file name", NPO_E_FORMAT},
         {"{\"weight_map\":{\"a\":\"gone.safetensors\"}}", "gone.safetensors'", NPO_E_NOT_FOUND},
-        {"{\"weight_map\":{\"z\":\"p.safetensors\"}}", "'z' is not in 'p.safetensors'", NPO_E_FORMAT},
+        {"{\"weight_map\":{\"z\":\"p.safetensors\"}}", "'z' is not in 'p.safetensors'",
+         NPO_E_FORMAT},
         {"{\"weight_map\":{\"a\":\"p.safetensors\"}}", "lists 1 tensors, found 2", NPO_E_FORMAT},
         {"{\"weight_map\":{\"a\":\"p.safetensors\",\"c\":\"q.safetensors\"}}",
          "tensor 'a' is in two shards", NPO_E_FORMAT},
@@ -279,7 +281,8 @@ static void test_safetensors_writes_the_reference_bytes(void **state)
         bool half = t->dtype == NPO_TENSOR_F16 || t->dtype == NPO_TENSOR_BF16;
         sources[i].data = half ? (const void *)values[i] : t->data;
     }
-    assert_ok(npo_safetensors_write(scratch_path("w.safetensors"), sources, count, &format, 1, &error));
+    assert_ok(
+        npo_safetensors_write(scratch_path("w.safetensors"), sources, count, &format, 1, &error));
     assert_same_file(scratch_path("w.safetensors"), GOLDEN("unit/safetensors/mixed.safetensors"));
     npo_safetensors_close(file);
 }
@@ -290,7 +293,8 @@ static void test_safetensors_escapes_names(void **state)
     npo_safetensors *file;
     npo_tensor_source source = {.name = "a\"b\\c", .dtype = NPO_TENSOR_F32, .data = &one};
     npo_tensor_metadata metadata[] = {{"k\n\x01", "v\t\"\b"}, {"k2", ""}};
-    assert_ok(npo_safetensors_write(scratch_path("w.safetensors"), &source, 1, metadata, 2, &error));
+    assert_ok(
+        npo_safetensors_write(scratch_path("w.safetensors"), &source, 1, metadata, 2, &error));
     assert_ok(npo_safetensors_open(scratch_path("w.safetensors"), &file, &error));
     assert_non_null(npo_safetensors_find(file, "a\"b\\c"));
     assert_string_equal(npo_safetensors_metadata(file, "k\n\x01"), "v\t\"\b");
@@ -312,8 +316,8 @@ static void test_safetensors_refuses_to_write(void **state)
     float values[] = {1, -70000};
     npo_tensor_source twice[] = {{.name = "a", .data = values, .dtype = NPO_TENSOR_F32},
                                  {.name = "a", .data = values, .dtype = NPO_TENSOR_F16}};
-    npo_tensor_source large = {.name = "big", .dtype = NPO_TENSOR_F16, .ndim = 1, .dims = {2},
-                               .data = values};
+    npo_tensor_source large = {
+        .name = "big", .dtype = NPO_TENSOR_F16, .ndim = 1, .dims = {2}, .data = values};
     const char *path = scratch_path("refused.safetensors");
     assert_fails(NPO_E_EXISTS, "tensor 'a' stands twice",
                  npo_safetensors_write(path, twice, 2, NULL, 0, &error));
@@ -321,9 +325,9 @@ static void test_safetensors_refuses_to_write(void **state)
                  npo_safetensors_write(path, &large, 1, NULL, 0, &error));
     assert_false(npo_file_exists(path));
     large.dtype = NPO_TENSOR_BF16;
-    assert_fails(NPO_E_NOT_FOUND, "none/x.safetensors",
-                 npo_safetensors_write(scratch_path("none/x.safetensors"), &large, 1, NULL, 0,
-                                       &error));
+    assert_fails(
+        NPO_E_NOT_FOUND, "none/x.safetensors",
+        npo_safetensors_write(scratch_path("none/x.safetensors"), &large, 1, NULL, 0, &error));
     values[1] = INFINITY; /* what the network holds is what the file holds */
     large.dtype = NPO_TENSOR_F16;
     assert_ok(npo_safetensors_write(path, &large, 1, NULL, 0, &error));
@@ -332,17 +336,18 @@ static void test_safetensors_refuses_to_write(void **state)
 static void test_safetensors_reports_a_full_disk(void **state)
 {
     float *values = calloc(1 << 20, sizeof *values);
-    npo_tensor_source source = {.name = "a", .dtype = NPO_TENSOR_F32, .ndim = 1,
-                                .dims = {1 << 20}, .data = values};
+    npo_tensor_source source = {
+        .name = "a", .dtype = NPO_TENSOR_F32, .ndim = 1, .dims = {1 << 20}, .data = values};
     if (!npo_file_exists("/dev/full"))
         skip();
-    /* A writer renames its part over the target; a link as the part sends the writes to /dev/full. */
+    /* A writer renames its part over the target; a link as the part sends the writes to /dev/full.
+     */
     char part[64];
     snprintf(part, sizeof part, "full.safetensors.%d.part", (int)getpid());
     assert_int_equal(symlink("/dev/full", scratch_path(part)), 0);
-    assert_fails(NPO_E_FULL, "full.safetensors",
-                 npo_safetensors_write(scratch_path("full.safetensors"), &source, 1, NULL, 0,
-                                       &error));
+    assert_fails(
+        NPO_E_FULL, "full.safetensors",
+        npo_safetensors_write(scratch_path("full.safetensors"), &source, 1, NULL, 0, &error));
     assert_false(npo_file_exists(scratch_path("full.safetensors")));
     free(values);
 }

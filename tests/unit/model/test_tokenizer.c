@@ -73,7 +73,10 @@ static void test_tokenizer_splits_spelled_out_specials(void **state)
 
 static void test_tokenizer_replaces_invalid_utf8(void **state)
 {
-    check_text(published, "x\xff" "y", "[49406,343,39802,344,49407]");
+    check_text(published,
+               "x\xff"
+               "y",
+               "[49406,343,39802,344,49407]");
     check_text(published, "\xe2\x82\xc3", "[49406,47356,39802,49407]");
 }
 
@@ -169,19 +172,21 @@ static void test_tokenizer_refuses_bad_folders(void **state)
         {"{\"a\":\"b\"}", NULL, NULL, "token 'a': expected an id from 0", NPO_E_FORMAT},
         {"{\"a\":0}", NULL, NULL, "no token for byte 0x00 and no unknown token", NPO_E_FORMAT},
         {"{\"a\":0,\"a\":1}", NULL, NULL, "key 'a' stands twice", NPO_E_FORMAT},
-        {NULL, "#version: 0.2\na b\nx", NULL, "line 3: found 'x', expected two tokens", NPO_E_FORMAT},
+        {NULL, "#version: 0.2\na b\nx", NULL, "line 3: found 'x', expected two tokens",
+         NPO_E_FORMAT},
         {NULL, "a b c\n", NULL, "line 1: found 'a b c', expected two tokens", NPO_E_FORMAT},
         {NULL, "qq zzz\n", NULL, "line 1: the merge to 'qqzzz' has a token", NPO_E_FORMAT},
         {NULL, NULL, "{\"bos_token\": 3}", "bos_token: expected a string or an object", NPO_E_TYPE},
         {NULL, NULL, "{\"eos_token\": {}}", "eos_token: is empty", NPO_E_FORMAT},
-        {NULL, NULL, "{\"pad_token\": \"<pad>\"}", "no token '<pad>' for pad_token", NPO_E_NOT_FOUND},
+        {NULL, NULL, "{\"pad_token\": \"<pad>\"}", "no token '<pad>' for pad_token",
+         NPO_E_NOT_FOUND},
         {NULL, NULL, "{", "not JSON", NPO_E_FORMAT},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         npo_tokenizer *tokenizer = NULL;
-        assert_fails(cases[i].code, cases[i].sentence,
-                     load_folder(cases[i].vocab, cases[i].merges, cases[i].config, &tokenizer,
-                                 &error));
+        assert_fails(
+            cases[i].code, cases[i].sentence,
+            load_folder(cases[i].vocab, cases[i].merges, cases[i].config, &tokenizer, &error));
     }
     npo_tokenizer *tokenizer = NULL;
     assert_fails(NPO_E_NOT_FOUND, "vocab.json'",
@@ -201,15 +206,11 @@ static void test_bpe_merges_lowest_rank_leftmost_first(void **state)
         int32_t ids[8];
         size_t count;
     } cases[] = {
-        {"aab", {6, 4}, 2},        /* the last letter is b</w>, which ab does not take */
-        {"aabb", {1, 5, 4}, 3},    /* ab before aa */
-        {"aaa", {6, 2}, 2},        /* the left pair of two equals */
-        {"aaaa", {6, 9}, 2},
-        {"ba", {7}, 1},
-        {"aba", {5, 2}, 2},
-        {"aaba", {1, 5, 2}, 3},
-        {"x", {0}, 1},
-        {"", {0}, 0},
+        {"aab", {6, 4}, 2},     /* the last letter is b</w>, which ab does not take */
+        {"aabb", {1, 5, 4}, 3}, /* ab before aa */
+        {"aaa", {6, 2}, 2},     /* the left pair of two equals */
+        {"aaaa", {6, 9}, 2},    {"ba", {7}, 1}, {"aba", {5, 2}, 2},
+        {"aaba", {1, 5, 2}, 3}, {"x", {0}, 1},  {"", {0}, 0},
     };
     npo_bpe *bpe = NULL;
     scratch_text("v.json", vocab);

@@ -10,19 +10,19 @@ static const struct {
     {{'a', 'b'}, {'a', 'b'}},
     {{'e', 0x301}, {0xE9}},
     {{0xE9}, {0xE9}},
-    {{0x1E0A, 0x323}, {0x1E0C, 0x307}},             /* marks change places */
+    {{0x1E0A, 0x323}, {0x1E0C, 0x307}}, /* marks change places */
     {{'D', 0x307, 0x323}, {0x1E0C, 0x307}},
     {{'a', 0x315, 0x300, 0x5AE, 'b'}, {0xE0, 0x5AE, 0x315, 'b'}},
-    {{0x212B}, {0xC5}},                             /* a singleton does not come back */
-    {{0x958}, {0x915, 0x93C}},                      /* nor an excluded composition */
+    {{0x212B}, {0xC5}},        /* a singleton does not come back */
+    {{0x958}, {0x915, 0x93C}}, /* nor an excluded composition */
     {{0x1100, 0x1161}, {0xAC00}},
     {{0x1100, 0x1161, 0x11A8}, {0xAC01}},
     {{0xAC00, 0x11A8}, {0xAC01}},
-    {{0xAC00, 0x11A7}, {0xAC00, 0x11A7}},           /* not a trailing consonant */
+    {{0xAC00, 0x11A7}, {0xAC00, 0x11A7}}, /* not a trailing consonant */
     {{0xAC01, 0x11A8}, {0xAC01, 0x11A8}},
     {{0x1FB3, 0x301}, {0x1FB4}},
     {{0x391, 0x313, 0x301, 0x345}, {0x1F8C}},
-    {{0x301, 'e'}, {0x301, 'e'}},                   /* nothing to compose with */
+    {{0x301, 'e'}, {0x301, 'e'}}, /* nothing to compose with */
     {{'e', 0x327, 0x301}, {0x229, 0x301}},
     {{0x1E1D}, {0x1E1D}},
     {{'q', 0x307, 0x323}, {'q', 0x323, 0x307}},
@@ -48,8 +48,8 @@ static void test_unicode_normalises_to_nfc(void **state)
 static void test_unicode_lowers(void **state)
 {
     static const uint32_t pairs[][2] = {
-        {'A', 'a'},      {'a', 'a'},      {'[', '['},      {0x178, 0xFF},     {0x100, 0x101},
-        {0x101, 0x101},  {0x3A3, 0x3C3},  {0x1E9E, 0xDF},  {0x10400, 0x10428}, {0x212A, 'k'},
+        {'A', 'a'},       {'a', 'a'},       {'[', '['},       {0x178, 0xFF},      {0x100, 0x101},
+        {0x101, 0x101},   {0x3A3, 0x3C3},   {0x1E9E, 0xDF},   {0x10400, 0x10428}, {0x212A, 'k'},
         {0x13A0, 0xAB70}, {0x1C89, 0x1C8A}, {0x4E00, 0x4E00},
     };
     uint32_t lower[2];
@@ -97,11 +97,24 @@ static void test_utf8_refuses_malformed_bytes(void **state)
         const char *bytes;
         size_t len, skipped;
     } cases[] = {
-        {"\x80", 1, 1},         {"\xC0\x80", 2, 1},         {"\xC1\xBF", 2, 1},
-        {"\xE0\x80\x80", 3, 1}, {"\xED\xA0\x80", 3, 1},     {"\xF0\x80\x80\x80", 4, 1},
-        {"\xF4\x90\x80\x80", 4, 1}, {"\xF5\x80", 2, 1},     {"\xFF", 1, 1},
-        {"\xC3", 1, 1},         {"\xE2\x82", 2, 2},         {"\xE2\x82" "a", 3, 2},
-        {"\xF0\x9F\x98", 3, 3}, {"\xF0\x9F" "a", 3, 2},
+        {"\x80", 1, 1},
+        {"\xC0\x80", 2, 1},
+        {"\xC1\xBF", 2, 1},
+        {"\xE0\x80\x80", 3, 1},
+        {"\xED\xA0\x80", 3, 1},
+        {"\xF0\x80\x80\x80", 4, 1},
+        {"\xF4\x90\x80\x80", 4, 1},
+        {"\xF5\x80", 2, 1},
+        {"\xFF", 1, 1},
+        {"\xC3", 1, 1},
+        {"\xE2\x82", 2, 2},
+        {"\xE2\x82"
+         "a",
+         3, 2},
+        {"\xF0\x9F\x98", 3, 3},
+        {"\xF0\x9F"
+         "a",
+         3, 2},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *at = cases[i].bytes;
