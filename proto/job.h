@@ -1,8 +1,8 @@
 /* The job file: what a person submits, checked the same way by npoctl (--dry-run), npod and the
  * executor. docs/job-file.md documents every key; a test compares it with the tables in job.c.
  *
- * Paths are the submitter's: npoctl imports what they name and puts {"artifact": HASH} in their place;
- * npod and workers accept artifacts only. */
+ * Paths are the submitter's: npoctl imports what they name and puts {"artifact": HASH} in their
+ * place; npod and workers accept artifacts only. */
 #ifndef NPO_PROTO_JOB_H
 #define NPO_PROTO_JOB_H
 
@@ -26,7 +26,8 @@ typedef enum { NPO_LOSS_PSEUDO_HUBER, NPO_LOSS_MSE } npo_loss_kind;
 typedef enum { NPO_LR_CONSTANT, NPO_LR_COSINE, NPO_LR_LINEAR } npo_lr_kind;
 typedef enum { NPO_WEIGHTS_STUDENT, NPO_WEIGHTS_EMA } npo_weights_kind;
 
-/* A file or folder: path before import, artifact after. Both NULL: not given. Borrowed from the JSON. */
+/* A file or folder: path before import, artifact after. Both NULL: not given. Borrowed from the
+ * JSON. */
 typedef struct {
     const char *path;
     const char *artifact; /* 32 hex digits */
@@ -54,9 +55,9 @@ typedef struct {
 } npo_job_generate;
 
 typedef struct {
-    double guidance_scale; /* g = w + 1; 1: no negative pass */
-    double beta;           /* part of the offset in the negative network */
-    double rescale;        /* guidance rescale, 0: off */
+    double guidance_scale;               /* g = w + 1; 1: no negative pass */
+    double beta;                         /* part of the offset in the negative network */
+    double rescale;                      /* guidance rescale, 0: off */
     double interval_start, interval_end; /* guidance acts where timestep / 1000 is within; 0, 1 */
     int64_t steps;
     int64_t count; /* images */
@@ -66,12 +67,12 @@ typedef struct {
 
 typedef struct {
     npo_job_ref classifier;
-    npo_job_ref data;        /* real images */
-    int64_t samples;         /* a cell */
-    int64_t real_samples;    /* real images the distance is measured against */
-    const cJSON *scales;     /* numbers > 0 */
-    const cJSON *betas;      /* numbers */
-    const cJSON *seeds;      /* whole numbers */
+    npo_job_ref data;     /* real images */
+    int64_t samples;      /* a cell */
+    int64_t real_samples; /* real images the distance is measured against */
+    const cJSON *scales;  /* numbers > 0 */
+    const cJSON *betas;   /* numbers */
+    const cJSON *seeds;   /* whole numbers */
 } npo_job_evaluate;
 
 typedef struct {
@@ -82,7 +83,7 @@ typedef struct {
     int64_t time_limit_s; /* 0: none */
     int64_t retries;      /* failures of one task before the job fails */
     int64_t seed;
-    const cJSON *after;      /* job ids that must be done first, or NULL */
+    const cJSON *after;       /* job ids that must be done first, or NULL */
     const cJSON *constraints; /* {"device": "cpu", "label": {..}} or NULL */
     bool any_class;
     int pipeline; /* npo_pipeline */
@@ -103,10 +104,10 @@ typedef struct {
     bool init_random; /* start from random weights drawn with `seed` */
 } npo_job;
 
-/* Reads and checks a whole job. Strings and lists borrow from json, which must outlive ret_job. Fills
- * defaults by recipe: micro_batch becomes batch / workers, evaluate.data the job's data, the lists
- * of evaluate are never NULL. Where a job continues, `from` must stand in json already. Errors:
- * NPO_E_USAGE, NPO_E_TYPE, NPO_E_LIMIT with the sentence. */
+/* Reads and checks a whole job. Strings and lists borrow from json, which must outlive ret_job.
+ * Fills defaults by recipe: micro_batch becomes batch / workers, evaluate.data the job's data, the
+ * lists of evaluate are never NULL. Where a job continues, `from` must stand in json already.
+ * Errors: NPO_E_USAGE, NPO_E_TYPE, NPO_E_LIMIT with the sentence. */
 npo_err npo_job_read(const cJSON *json, npo_job *ret_job, npo_error *error) NPO_MUST_CHECK;
 /* Every member of the job file that is a path, as a dotted key: "model", "data", "evaluate.data"...
  * NULL-terminated: what npoctl imports and npod pins. */

@@ -1,0 +1,1 @@
+DELETE FROM artifact WHERE hash = ?1

@@ -1,0 +1,1 @@
+SELECT size, state, is_folder FROM artifact WHERE hash = ?1

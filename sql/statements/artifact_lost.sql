@@ -1,0 +1,1 @@
+UPDATE artifact SET state = 0 WHERE hash = ?1

@@ -1,0 +1,1 @@
+UPDATE artifact SET state = 2 WHERE hash = ?1

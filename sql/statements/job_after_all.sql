@@ -1,0 +1,1 @@
+SELECT job, needs FROM job_after ORDER BY job, needs

@@ -1,0 +1,1 @@
+SELECT needs FROM job_after WHERE job = ?1

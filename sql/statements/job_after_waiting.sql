@@ -1,0 +1,1 @@
+SELECT job FROM job_after WHERE needs = ?1

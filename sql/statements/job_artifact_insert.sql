@@ -1,0 +1,1 @@
+INSERT OR IGNORE INTO job_artifact(job, hash) VALUES(?1, ?2)

@@ -1,0 +1,1 @@
+SELECT id, tasks FROM job WHERE key = ?1

@@ -1,0 +1,1 @@
+SELECT spec FROM job WHERE id = ?1

@@ -1,0 +1,1 @@
+DELETE FROM output WHERE task = ?1

@@ -1,0 +1,1 @@
+DELETE FROM pin WHERE boot = ?1 AND boot <> 0

@@ -1,0 +1,1 @@
+DELETE FROM pin WHERE task = 0 AND expires_ms < ?1

@@ -1,0 +1,1 @@
+SELECT DISTINCT task FROM pin WHERE task <> 0

@@ -1,0 +1,1 @@
+DELETE FROM rendezvous WHERE task = ?1

@@ -1,0 +1,1 @@
+SELECT value FROM rendezvous WHERE task = ?1 AND attempt = ?2 AND key = ?3

@@ -1,0 +1,1 @@
+INSERT INTO request_log(body) VALUES(?1)

@@ -1,0 +1,1 @@
+SELECT body FROM request_log ORDER BY id

@@ -1,0 +1,1 @@
+SELECT id, failures FROM task WHERE state = 2

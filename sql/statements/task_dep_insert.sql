@@ -1,0 +1,1 @@
+INSERT INTO task_dep(needs, task) VALUES(?1, ?2)

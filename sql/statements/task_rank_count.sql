@@ -1,0 +1,1 @@
+SELECT count(*) FROM task_rank WHERE task = ?1

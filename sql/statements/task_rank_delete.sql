@@ -1,0 +1,1 @@
+DELETE FROM task_rank WHERE task = ?1

@@ -1,0 +1,1 @@
+INSERT OR IGNORE INTO task_rank(task, rank) VALUES(?1, ?2)

@@ -1,0 +1,768 @@
+#include "tests/unit/cmocka.h"
+
+#include "common/bounds.h"
+#include "common/buf.h"
+#include "common/file.h"
+#include "proto/job.h"
+#include "proto/job_plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HASH "0123456789abcdef0123456789abcdef"
+
+#define SELF_NPO                                                                                   \
+    "{\"recipe\": \"self-npo\", \"model\": \"m\", \"prompts\": [\"a\"], \"train\": {\"steps\": "   \
+    "150}}"
+#define DIFFUSION                                                                                  \
+    "{\"recipe\": \"diffusion\", \"model\": \"m\", \"data\": \"d\", \"train\": {\"steps\": 3600}}"
+#define CLASSIFIER "{\"recipe\": \"classifier\", \"data\": \"d\", \"train\": {\"steps\": 500}}"
+#define SAMPLE     "{\"recipe\": \"sample\", \"model\": \"m\", \"prompts\": [\"a\"]}"
+#define EVALUATE                                                                                   \
+    "{\"recipe\": \"evaluate\", \"model\": \"m\", \"negative\": \"n\", \"prompts\": [\"a\"], "     \
+    "\"evaluate\": {\"classifier\": \"c\", \"data\": \"d\"}}"
+#define EXPORT "{\"recipe\": \"export\", \"model\": \"m\", \"negative\": \"n\"}"
+
+static const char *const smallest[NPO_RECIPE_COUNT] = {
+    [NPO_RECIPE_SELF_NPO] = SELF_NPO,     [NPO_RECIPE_DIFFUSION] = DIFFUSION,
+    [NPO_RECIPE_CLASSIFIER] = CLASSIFIER, [NPO_RECIPE_SAMPLE] = SAMPLE,
+    [NPO_RECIPE_EVALUATE] = EVALUATE,     [NPO_RECIPE_EXPORT] = EXPORT,
+};
+
+/* ---- helpers ---- */
+
+static cJSON *parse(const char *text)
+{
+    cJSON *json = NULL;
+    npo_error error = {0};
+    assert_int_equal(npo_json_parse(text, strlen(text), "job", &json, &error), NPO_OK);
+    return json;
+}
+
+/* The recipe's smallest job with keys set: pairs of dotted key and JSON text, ended by NULL; a
+ * value of NULL takes the key out. */
+static cJSON *job_with(npo_recipe recipe, const char *const *pairs)
+{
+    cJSON *json = parse(smallest[recipe]);
+    npo_error error = {0};
+    for (; pairs && *pairs; pairs += 2) {
+        const char *dot = strchr(pairs[0], '.');
+        if (pairs[1]) {
+            assert_int_equal(npo_json_set_path(json, pairs[0], pairs[1], &error), NPO_OK);
+        } else if (dot) {
+            char section[32];
+            snprintf(section, sizeof section, "%.*s", (int)(dot - pairs[0]), pairs[0]);
+            cJSON_DeleteItemFromObject(cJSON_GetObjectItem(json, section), dot + 1);
+        } else {
+            cJSON_DeleteItemFromObject(json, pairs[0]);
+        }
+    }
+    return json;
+}
+
+static void expect_refused(npo_recipe recipe, const char *const *pairs, npo_err code,
+                           const char *sentence)
+{
+    cJSON *json = job_with(recipe, pairs);
+    npo_job job;
+    npo_error error = {0};
+    npo_err err = npo_job_read(json, &job, &error);
+    if (err != code || strcmp(error.text, sentence) != 0)
+        fail_msg("found %s '%s', expected %s '%s'", npo_err_name(err), error.text,
+                 npo_err_name(code), sentence);
+    cJSON_Delete(json);
+}
+
+static void read_ok(const cJSON *json, npo_job *ret_job)
+{
+    npo_error error = {0};
+    if (npo_job_read(json, ret_job, &error))
+        fail_msg("%s", error.text);
+}
+
+#define PAIRS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+/* ---- defaults ---- */
+
+static void test_job_defaults_of_self_npo(void **state)
+{
+    npo_job job;
+    cJSON *json = parse(SELF_NPO);
+    read_ok(json, &job);
+    assert_string_equal(job.name, "self-npo");
+    assert_int_equal(job.recipe, NPO_RECIPE_SELF_NPO);
+    assert_int_equal(job.workers, 1);
+    assert_int_equal(job.priority, 0);
+    assert_int_equal(job.time_limit_s, 0);
+    assert_int_equal(job.retries, NPO_RETRIES_DEFAULT);
+    assert_int_equal(job.pipeline, NPO_PIPELINE_STAGED);
+    assert_int_equal(job.round_steps, 25);
+    assert_int_equal(job.staleness, 0);
+    assert_int_equal(job.preview_rounds, 0);
+    assert_false(job.any_class || job.init_random || job.has_evaluate);
+    assert_null(job.after);
+    assert_null(job.constraints);
+    assert_null(job.from);
+    assert_string_equal(job.model.path, "m");
+    assert_null(job.model.artifact);
+    assert_null(job.data.path);
+    const npo_job_train *train = &job.train;
+    assert_int_equal(train->steps, 150);
+    assert_int_equal(train->batch, 32);
+    assert_int_equal(train->micro_batch, 32);
+    assert_true(train->lr == 1e-4 && train->weight_decay == 1e-3);
+    assert_true(train->beta1 == 0.9 && train->beta2 == 0.999 && train->eps == 1e-8);
+    assert_true(train->clip == 1 && train->ema_decay == 0.999 && train->huber_c == 1e-3);
+    assert_true(train->empty_prompt_share == 0);
+    assert_int_equal(train->warmup_steps, 0);
+    assert_int_equal(train->lr_schedule, NPO_LR_CONSTANT);
+    assert_int_equal(train->loss, NPO_LOSS_PSEUDO_HUBER);
+    assert_int_equal(train->weights, NPO_WEIGHTS_STUDENT);
+    assert_true(job.generate.w_gen == -1 && job.generate.stagger);
+    assert_int_equal(job.generate.starts, NPO_STARTS_NOISE);
+    assert_int_equal(job.generate.solver_steps, 25);
+    assert_int_equal(job.generate.segment_steps, 5);
+    cJSON_Delete(json);
+}
+
+static void test_job_defaults_of_diffusion(void **state)
+{
+    npo_job job;
+    cJSON *json = parse(DIFFUSION);
+    read_ok(json, &job);
+    assert_int_equal(job.train.batch, 64);
+    assert_true(job.train.lr == 1e-3 && job.train.weight_decay == 0.01);
+    assert_true(job.train.empty_prompt_share == 0.1);
+    assert_int_equal(job.train.warmup_steps, 200);
+    assert_int_equal(job.train.lr_schedule, NPO_LR_COSINE);
+    assert_int_equal(job.train.loss, NPO_LOSS_MSE);
+    assert_int_equal(job.train.weights, NPO_WEIGHTS_EMA);
+    assert_int_equal(job.round_steps, 100);
+    cJSON_Delete(json);
+}
+
+static void test_job_defaults_of_the_others(void **state)
+{
+    npo_job job;
+    cJSON *json = parse(CLASSIFIER);
+    read_ok(json, &job);
+    assert_int_equal(job.train.warmup_steps, 0);
+    assert_int_equal(job.train.lr_schedule, NPO_LR_COSINE);
+    cJSON_Delete(json);
+    json = parse(EVALUATE);
+    read_ok(json, &job);
+    assert_true(job.has_evaluate);
+    assert_int_equal(job.evaluate.samples, 500);
+    assert_int_equal(job.evaluate.real_samples, 10000);
+    assert_int_equal(cJSON_GetArraySize(job.evaluate.scales), 4);
+    assert_true(cJSON_GetArrayItem(job.evaluate.scales, 1)->valuedouble == 1.5);
+    assert_int_equal(cJSON_GetArraySize(job.evaluate.betas), 1);
+    assert_true(cJSON_GetArrayItem(job.evaluate.betas, 0)->valuedouble == 1);
+    assert_int_equal(cJSON_GetArraySize(job.evaluate.seeds), 1);
+    assert_true(job.sample.guidance_scale == 2 && job.sample.beta == 1);
+    assert_true(job.sample.interval_start == 0 && job.sample.interval_end == 1);
+    assert_int_equal(job.sample.steps, 25);
+    cJSON_Delete(json);
+    json = parse(SAMPLE);
+    read_ok(json, &job);
+    assert_int_equal(job.sample.count, 16);
+    cJSON_Delete(json);
+    json = parse(EXPORT);
+    read_ok(json, &job);
+    assert_string_equal(job.negative.path, "n");
+    cJSON_Delete(json);
+}
+
+static void test_job_reads_every_member(void **state)
+{
+    npo_job job;
+    cJSON *json = parse(
+        "{\"name\": \"n\", \"recipe\": \"self-npo\", \"workers\": 2, \"priority\": -3,"
+        " \"time_limit_s\": 60, \"retries\": 0, \"seed\": 7, \"after\": [1, 2],"
+        " \"constraints\": {\"device\": \"cpu\", \"label\": {\"rack\": \"a\"}}, \"any_class\": "
+        "true,"
+        " \"pipeline\": \"staged\", \"round_steps\": 10, \"staleness\": 1, \"preview_rounds\": 2,"
+        " \"model\": {\"artifact\": \"" HASH "\"}, \"data\": {\"path\": \"d\"},"
+        " \"prompts\": [\"x\", \"\"], \"_note\": \"a comment\","
+        " \"train\": {\"steps\": 95, \"batch\": 8, \"micro_batch\": 2, \"lr\": 0.5,"
+        "  \"weight_decay\": 0, \"beta1\": 0.1, \"beta2\": 0.2, \"eps\": 0.3, \"clip\": 0,"
+        "  \"ema_decay\": 0.4, \"warmup_steps\": 5, \"lr_schedule\": \"linear\", \"loss\": \"mse\","
+        "  \"huber_c\": 0.6, \"empty_prompt_share\": 1, \"weights\": \"ema\"},"
+        " \"generate\": {\"w_gen\": -5, \"starts\": \"full\", \"solver_steps\": 20,"
+        "  \"segment_steps\": 4, \"stagger\": false},"
+        " \"sample\": {\"guidance_scale\": 3, \"beta\": 0.5, \"rescale\": 0.7,"
+        "  \"interval_start\": 0.1, \"interval_end\": 0.9, \"steps\": 10, \"count\": 4, \"batch\": "
+        "2,"
+        "  \"seed\": 9},"
+        " \"evaluate\": {\"classifier\": \"c\", \"samples\": 10, \"real_samples\": 20,"
+        "  \"scales\": [2], \"betas\": [0.5, 1], \"seeds\": [1, 2, 3]}}");
+    read_ok(json, &job);
+    assert_string_equal(job.name, "n");
+    assert_int_equal(job.workers, 2);
+    assert_int_equal(job.priority, -3);
+    assert_int_equal(job.time_limit_s, 60);
+    assert_int_equal(job.retries, 0);
+    assert_int_equal(job.seed, 7);
+    assert_int_equal(cJSON_GetArraySize(job.after), 2);
+    assert_string_equal(npo_json_string(job.constraints, "device", ""), "cpu");
+    assert_true(job.any_class);
+    assert_int_equal(job.round_steps, 10);
+    assert_int_equal(job.staleness, 1);
+    assert_int_equal(job.preview_rounds, 2);
+    assert_string_equal(job.model.artifact, HASH);
+    assert_null(job.model.path);
+    assert_string_equal(job.data.path, "d");
+    assert_int_equal(cJSON_GetArraySize(job.prompts), 2);
+    const npo_job_train *train = &job.train;
+    assert_int_equal(train->steps, 95);
+    assert_int_equal(train->batch, 8);
+    assert_int_equal(train->micro_batch, 2);
+    assert_true(train->lr == 0.5 && train->weight_decay == 0 && train->beta1 == 0.1);
+    assert_true(train->beta2 == 0.2 && train->eps == 0.3 && train->clip == 0);
+    assert_true(train->ema_decay == 0.4 && train->huber_c == 0.6);
+    assert_true(train->empty_prompt_share == 1);
+    assert_int_equal(train->warmup_steps, 5);
+    assert_int_equal(train->lr_schedule, NPO_LR_LINEAR);
+    assert_int_equal(train->loss, NPO_LOSS_MSE);
+    assert_int_equal(train->weights, NPO_WEIGHTS_EMA);
+    assert_true(job.generate.w_gen == -5 && !job.generate.stagger);
+    assert_int_equal(job.generate.starts, NPO_STARTS_FULL);
+    assert_int_equal(job.generate.solver_steps, 20);
+    assert_int_equal(job.generate.segment_steps, 4);
+    assert_true(job.sample.guidance_scale == 3 && job.sample.beta == 0.5);
+    assert_true(job.sample.rescale == 0.7 && job.sample.interval_start == 0.1);
+    assert_true(job.sample.interval_end == 0.9);
+    assert_int_equal(job.sample.steps, 10);
+    assert_int_equal(job.sample.count, 4);
+    assert_int_equal(job.sample.batch, 2);
+    assert_int_equal(job.sample.seed, 9);
+    assert_true(job.has_evaluate);
+    assert_string_equal(job.evaluate.classifier.path, "c");
+    assert_string_equal(job.evaluate.data.path, "d"); /* the job's */
+    assert_int_equal(job.evaluate.samples, 10);
+    assert_int_equal(job.evaluate.real_samples, 20);
+    assert_int_equal(cJSON_GetArraySize(job.evaluate.scales), 1);
+    assert_int_equal(cJSON_GetArraySize(job.evaluate.betas), 2);
+    assert_int_equal(cJSON_GetArraySize(job.evaluate.seeds), 3);
+    assert_int_equal(npo_job_rounds(&job), 10);
+    cJSON_Delete(json);
+}
+
+/* ---- every key: wrong type, out of range ---- */
+
+/* A JSON text of another type than the key's, with the words that say what was expected. */
+static const char *wrong_value(const npo_job_key *key, const char **ret_expected)
+{
+    static const struct {
+        const char *type, *wrong, *expected;
+    } rows[] = {
+        {"true or false", "1", "expected true or false"},
+        {"whole number", "1.5", "expected a whole number"},
+        {"number", "\"fast\"", "expected a number"},
+        {"text", "[]", "expected a string"},
+        {"object", "3", "expected an object"},
+        {"list", "{}", "expected a list"},
+        {"path", "null", "expected a path or {\"artifact\": HASH}"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (strcmp(rows[i].type, key->type) == 0) {
+            *ret_expected = rows[i].expected;
+            return rows[i].wrong;
+        }
+    }
+    *ret_expected = "expected one of";
+    return "\"no-such-choice\"";
+}
+
+/* A recipe that knows the key: tried out, since an unknown one is refused before its type. */
+static void test_job_refuses_a_wrong_type_of_every_key(void **state)
+{
+    for (size_t i = 0; i < npo_job_key_count(); i++) {
+        npo_job_key key;
+        npo_job_key_at(i, &key);
+        const char *expected, *wrong = wrong_value(&key, &expected);
+        int refused = 0;
+        for (int recipe = 0; recipe < NPO_RECIPE_COUNT; recipe++) {
+            cJSON *json = job_with((npo_recipe)recipe, PAIRS(key.key, wrong));
+            npo_job job;
+            npo_error error = {0};
+            npo_err err = npo_job_read(json, &job, &error);
+            assert_int_not_equal(err, NPO_OK);
+            bool names_key = strncmp(error.text, key.key, strlen(key.key)) == 0;
+            refused += err == NPO_E_TYPE && names_key && strstr(error.text, expected) != NULL;
+            cJSON_Delete(json);
+        }
+        if (refused == 0)
+            fail_msg("%s = %s was never refused with '%s'", key.key, wrong, expected);
+    }
+}
+
+static void test_job_refuses_numbers_out_of_range(void **state)
+{
+    static const struct {
+        const char *key, *value;
+        npo_recipe recipe;
+    } rows[] = {
+        {"workers", "0", NPO_RECIPE_SELF_NPO},
+        {"workers", "257", NPO_RECIPE_SELF_NPO},
+        {"priority", "1001", NPO_RECIPE_SELF_NPO},
+        {"time_limit_s", "-1", NPO_RECIPE_SELF_NPO},
+        {"retries", "101", NPO_RECIPE_SELF_NPO},
+        {"seed", "-1", NPO_RECIPE_SELF_NPO},
+        {"seed", "1e300", NPO_RECIPE_SELF_NPO},
+        {"round_steps", "0", NPO_RECIPE_SELF_NPO},
+        {"staleness", "2", NPO_RECIPE_SELF_NPO},
+        {"preview_rounds", "-1", NPO_RECIPE_SELF_NPO},
+        {"train.steps", "0", NPO_RECIPE_SELF_NPO},
+        {"train.batch", "0", NPO_RECIPE_SELF_NPO},
+        {"train.micro_batch", "-1", NPO_RECIPE_SELF_NPO},
+        {"train.lr", "-1e-9", NPO_RECIPE_SELF_NPO},
+        {"train.beta1", "1", NPO_RECIPE_SELF_NPO},
+        {"train.beta2", "1", NPO_RECIPE_SELF_NPO},
+        {"train.eps", "0", NPO_RECIPE_SELF_NPO},
+        {"train.clip", "-1", NPO_RECIPE_SELF_NPO},
+        {"train.ema_decay", "1", NPO_RECIPE_SELF_NPO},
+        {"train.warmup_steps", "-1", NPO_RECIPE_SELF_NPO},
+        {"train.huber_c", "0", NPO_RECIPE_SELF_NPO},
+        {"train.empty_prompt_share", "1.5", NPO_RECIPE_SELF_NPO},
+        {"generate.w_gen", "101", NPO_RECIPE_SELF_NPO},
+        {"generate.solver_steps", "0", NPO_RECIPE_SELF_NPO},
+        {"generate.segment_steps", "0", NPO_RECIPE_SELF_NPO},
+        {"sample.guidance_scale", "-1", NPO_RECIPE_SAMPLE},
+        {"sample.beta", "11", NPO_RECIPE_SAMPLE},
+        {"sample.rescale", "2", NPO_RECIPE_SAMPLE},
+        {"sample.interval_end", "1.1", NPO_RECIPE_SAMPLE},
+        {"sample.steps", "1001", NPO_RECIPE_SAMPLE},
+        {"sample.count", "0", NPO_RECIPE_SAMPLE},
+        {"sample.batch", "0", NPO_RECIPE_SAMPLE},
+        {"sample.seed", "-1", NPO_RECIPE_SAMPLE},
+        {"evaluate.samples", "1", NPO_RECIPE_EVALUATE},
+        {"evaluate.real_samples", "1", NPO_RECIPE_EVALUATE},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        cJSON *json = job_with(rows[i].recipe, PAIRS(rows[i].key, rows[i].value));
+        npo_job job;
+        npo_error error = {0};
+        assert_int_equal(npo_job_read(json, &job, &error), NPO_E_TYPE);
+        assert_non_null(strstr(error.text, rows[i].key));
+        assert_non_null(strstr(error.text, " from "));
+        cJSON_Delete(json);
+    }
+}
+
+/* ---- unknown, missing, meaningless keys ---- */
+
+static void test_job_refuses_unknown_keys_with_the_closest(void **state)
+{
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("round_step", "3"), NPO_E_USAGE,
+                   "unknown key 'round_step', did you mean 'round_steps'?");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("train.learning", "3"), NPO_E_USAGE,
+                   "unknown key 'train.learning'");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("train.warmup_step", "3"), NPO_E_USAGE,
+                   "unknown key 'train.warmup_step', did you mean 'warmup_steps'?");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("generate.start", "\"noise\""), NPO_E_USAGE,
+                   "unknown key 'generate.start', did you mean 'starts'?");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("sample.guidance", "2"), NPO_E_USAGE,
+                   "unknown key 'sample.guidance'");
+    expect_refused(NPO_RECIPE_EVALUATE, PAIRS("evaluate.sample", "2"), NPO_E_USAGE,
+                   "unknown key 'evaluate.sample', did you mean 'samples'?");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("constraints", "{\"labels\": {}}"), NPO_E_USAGE,
+                   "unknown key 'constraints.labels', did you mean 'label'?");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("model", "{\"hash\": \"x\"}"), NPO_E_USAGE,
+                   "unknown key 'model.hash', did you mean 'path'?");
+}
+
+static void test_job_refuses_missing_keys(void **state)
+{
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("recipe", NULL), NPO_E_USAGE, "missing key 'recipe'");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("model", NULL), NPO_E_USAGE,
+                   "missing key 'model': recipe 'self-npo' needs it");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("train", NULL), NPO_E_USAGE,
+                   "missing key 'train': recipe 'self-npo' needs it");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("train.steps", NULL), NPO_E_USAGE,
+                   "missing key 'train.steps': recipe 'self-npo' needs it");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("evaluate.data", "\"d\""), NPO_E_USAGE,
+                   "missing key 'evaluate.classifier': recipe 'self-npo' needs it");
+    expect_refused(NPO_RECIPE_DIFFUSION, PAIRS("data", NULL), NPO_E_USAGE,
+                   "missing key 'data': recipe 'diffusion' needs it");
+    expect_refused(NPO_RECIPE_CLASSIFIER, PAIRS("data", NULL), NPO_E_USAGE,
+                   "missing key 'data': recipe 'classifier' needs it");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("prompts", NULL), NPO_E_USAGE,
+                   "missing key 'prompts': recipe 'sample' needs it");
+    expect_refused(NPO_RECIPE_EVALUATE, PAIRS("negative", NULL), NPO_E_USAGE,
+                   "missing key 'negative': recipe 'evaluate' needs it");
+    expect_refused(NPO_RECIPE_EVALUATE, PAIRS("evaluate", NULL), NPO_E_USAGE,
+                   "missing key 'evaluate': recipe 'evaluate' needs it");
+}
+
+static void test_job_refuses_keys_without_meaning(void **state)
+{
+    expect_refused(NPO_RECIPE_DIFFUSION, PAIRS("generate.w_gen", "-1"), NPO_E_USAGE,
+                   "key 'generate' has no meaning in recipe 'diffusion'");
+    expect_refused(NPO_RECIPE_DIFFUSION, PAIRS("staleness", "1"), NPO_E_USAGE,
+                   "key 'staleness' has no meaning in recipe 'diffusion'");
+    expect_refused(NPO_RECIPE_CLASSIFIER, PAIRS("train.loss", "\"mse\""), NPO_E_USAGE,
+                   "key 'train.loss' has no meaning in recipe 'classifier'");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("negative", "\"n\""), NPO_E_USAGE,
+                   "key 'negative' has no meaning in recipe 'self-npo'");
+    expect_refused(NPO_RECIPE_EVALUATE, PAIRS("sample.count", "3"), NPO_E_USAGE,
+                   "key 'sample.count' has no meaning in recipe 'evaluate'");
+}
+
+static void test_job_refuses_what_is_no_object(void **state)
+{
+    npo_job job;
+    npo_error error = {0};
+    cJSON *json = parse("[1]");
+    assert_int_equal(npo_job_read(json, &job, &error), NPO_E_TYPE);
+    assert_string_equal(error.text, "top level: expected an object");
+    cJSON_Delete(json);
+}
+
+/* ---- values ---- */
+
+static void test_job_refuses_bad_references(void **state)
+{
+    const char *values[] = {"\"\"", "{}", "7", "{\"path\":\"a\",\"artifact\":\"b\"}"};
+    char sentence[200];
+    for (size_t i = 0; i < 4; i++) {
+        snprintf(sentence, sizeof sentence,
+                 "model: found %s, expected a path or {\"artifact\": HASH}", values[i]);
+        expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("model", values[i]), NPO_E_TYPE, sentence);
+    }
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("model", "{\"artifact\": \"abc\"}"), NPO_E_USAGE,
+                   "model.artifact: found 'abc', expected 32 hex digits");
+    expect_refused(NPO_RECIPE_EVALUATE, PAIRS("evaluate.classifier", "[]"), NPO_E_TYPE,
+                   "evaluate.classifier: found [], expected a path or {\"artifact\": HASH}");
+}
+
+static void test_job_refuses_bad_lists(void **state)
+{
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("after", "[\"1\"]"), NPO_E_TYPE,
+                   "after[0]: found \"1\", expected a job id");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("after", "[3, 3]"), NPO_E_USAGE,
+                   "after: 3 stands twice");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("after", "[]"), NPO_E_USAGE,
+                   "after: found 0 entries, expected 1 to 64");
+    expect_refused(NPO_RECIPE_EVALUATE, PAIRS("evaluate.scales", "[1, 0]"), NPO_E_TYPE,
+                   "evaluate.scales[1]: found 0, expected a number from 0.001 to 1000");
+    expect_refused(NPO_RECIPE_EVALUATE, PAIRS("evaluate.betas", "[true]"), NPO_E_TYPE,
+                   "evaluate.betas[0]: found true, expected a number from -10 to 10");
+    expect_refused(NPO_RECIPE_EVALUATE, PAIRS("evaluate.seeds", "[0.5]"), NPO_E_TYPE,
+                   "evaluate.seeds[0]: found 0.5, expected a whole number of at least 0");
+    char many[512] = "[";
+    for (int i = 0; i < 65; i++)
+        sprintf(many + strlen(many), "%s%d", i ? "," : "", i);
+    strcat(many, "]");
+    expect_refused(NPO_RECIPE_EVALUATE, PAIRS("evaluate.seeds", many), NPO_E_USAGE,
+                   "evaluate.seeds: found 65 entries, expected 1 to 64");
+}
+
+static void test_job_refuses_bad_prompts(void **state)
+{
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("prompts", "[]"), NPO_E_USAGE,
+                   "prompts: found an empty list, expected prompts");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("prompts", "[\"a\", 2]"), NPO_E_TYPE,
+                   "prompts[1]: found 2, expected a string");
+    char *prompt = malloc(5000);
+    memset(prompt, 'x', 5000);
+    memcpy(prompt, "[\"", 2);
+    memcpy(prompt + 4099, "\"]", 3);
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("prompts", prompt), NPO_E_LIMIT,
+                   "prompts[0]: found 4097 bytes, expected at most 4096");
+    free(prompt);
+}
+
+static void test_job_refuses_bad_names(void **state)
+{
+    char name[140];
+    memset(name, 'n', sizeof name);
+    name[0] = '"';
+    name[130] = '"';
+    name[131] = '\0';
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("name", name), NPO_E_LIMIT,
+                   "name: found 129 bytes, expected at most 128");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("name", "\"a\\u001b[2J\""), NPO_E_USAGE,
+                   "name: found a control character");
+}
+
+static void test_job_refuses_bad_constraints(void **state)
+{
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("constraints.device", "3"), NPO_E_TYPE,
+                   "constraints.device: found 3, expected a string");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("constraints.label", "{\"a\": 1}"), NPO_E_TYPE,
+                   "constraints.label: found 1, expected strings");
+}
+
+/* ---- keys against each other ---- */
+
+static void test_job_refuses_batches_that_do_not_divide(void **state)
+{
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("workers", "3"), NPO_E_USAGE,
+                   "train.batch: found 32, expected a multiple of workers, 3");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("workers", "2", "train.micro_batch", "5"),
+                   NPO_E_USAGE,
+                   "train.micro_batch: found 5, expected a divisor of batch / workers, 16");
+    npo_job job;
+    cJSON *json = job_with(NPO_RECIPE_SELF_NPO, PAIRS("workers", "2"));
+    read_ok(json, &job);
+    assert_int_equal(job.train.micro_batch, 16);
+    cJSON_Delete(json);
+}
+
+static void test_job_refuses_many_workers_where_one_runs(void **state)
+{
+    expect_refused(NPO_RECIPE_CLASSIFIER, PAIRS("workers", "2"), NPO_E_USAGE,
+                   "workers: found 2, expected 1: recipe 'classifier' runs on one worker");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("workers", "2"), NPO_E_USAGE,
+                   "workers: found 2, expected 1: recipe 'sample' runs on one worker");
+    expect_refused(NPO_RECIPE_EXPORT, PAIRS("workers", "2"), NPO_E_USAGE,
+                   "workers: found 2, expected 1: recipe 'export' runs on one worker");
+}
+
+static void test_job_refuses_contradictions(void **state)
+{
+    expect_refused(
+        NPO_RECIPE_SELF_NPO, PAIRS("pipeline", "\"fused\"", "staleness", "1"), NPO_E_USAGE,
+        "staleness: found 1, expected 0: pipeline 'fused' has no rounds that could overlap");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("generate.starts", "\"latents\""), NPO_E_USAGE,
+                   "missing key 'data': generate.starts 'latents' begins at its images");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("prompts", NULL), NPO_E_USAGE,
+                   "missing key 'prompts': without 'data' there are no captions either");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("generate.segment_steps", "26"), NPO_E_USAGE,
+                   "generate.segment_steps: found 26, expected at most solver_steps, 25");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("evaluate.classifier", "\"c\""), NPO_E_USAGE,
+                   "missing key 'evaluate.data': the job has no 'data' of its own that could be "
+                   "compared with");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("sample.interval_start", "1"), NPO_E_USAGE,
+                   "sample.interval_start: found 1, expected less than interval_end, 1");
+    expect_refused(NPO_RECIPE_DIFFUSION, PAIRS("train.steps", "200"), NPO_E_USAGE,
+                   "train.warmup_steps: found 200, expected less than steps, 200");
+    expect_refused(
+        NPO_RECIPE_SELF_NPO, PAIRS("train.steps", "10000000", "round_steps", "1", "workers", "2"),
+        NPO_E_LIMIT,
+        "the job would have 50000001 tasks, at most 200000 are allowed: raise round_steps, "
+        "now 1");
+}
+
+static void test_job_checks_from(void **state)
+{
+    const char *from =
+        "{\"job\": 1, \"step\": %d, \"checkpoint\": \"" HASH "\", \"pools\": [\"" HASH "\"]}";
+    char text[200];
+    snprintf(text, sizeof text, from, 100);
+    cJSON *json = job_with(NPO_RECIPE_SELF_NPO, PAIRS("from", text));
+    npo_job job;
+    read_ok(json, &job);
+    assert_int_equal(npo_json_int(job.from, "step", 0), 100);
+    cJSON_Delete(json);
+    snprintf(text, sizeof text, from, 110);
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("from", text), NPO_E_USAGE,
+                   "cannot continue from step 110: it is not a whole number of rounds of 25 steps");
+    snprintf(text, sizeof text, from, 150);
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("from", text), NPO_E_USAGE,
+                   "train.steps: found 150, expected more than 150: the job continues from there");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("from", "{\"job\": 1, \"step\": 0}"), NPO_E_USAGE,
+                   "missing key 'from.checkpoint'");
+    expect_refused(NPO_RECIPE_SELF_NPO,
+                   PAIRS("from", "{\"job\": 1, \"step\": 0, \"checkpoint\": 3}"), NPO_E_TYPE,
+                   "from.checkpoint: found 3, expected 32 hex digits");
+    expect_refused(NPO_RECIPE_SELF_NPO,
+                   PAIRS("from", "{\"job\": 1, \"step\": 0, \"checkpoint\": \"" HASH
+                                 "\", \"pools\": [\"x\"]}"),
+                   NPO_E_TYPE, "from.pools: found \"x\", expected 32 hex digits");
+}
+
+static void test_job_check_imported_names_the_path(void **state)
+{
+    static const struct {
+        npo_recipe recipe;
+        const char *key, *path;
+    } rows[] = {
+        {NPO_RECIPE_SELF_NPO, "model", "m"},
+        {NPO_RECIPE_SELF_NPO, "data", "d"},
+        {NPO_RECIPE_EVALUATE, "negative", "n"},
+        {NPO_RECIPE_EVALUATE, "evaluate.classifier", "c"},
+        {NPO_RECIPE_EVALUATE, "evaluate.data", "e"},
+    };
+    const char *artifact = "{\"artifact\": \"" HASH "\"}";
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char sentence[200], path[16];
+        npo_job job;
+        npo_error error = {0};
+        bool evaluates = rows[i].recipe == NPO_RECIPE_EVALUATE;
+        snprintf(path, sizeof path, "\"%s\"", rows[i].path);
+        cJSON *json =
+            job_with(rows[i].recipe, evaluates ? PAIRS("model", artifact, "negative", artifact,
+                                                       "evaluate.classifier", artifact,
+                                                       "evaluate.data", artifact, rows[i].key, path)
+                                               : PAIRS("model", artifact, rows[i].key, path));
+        read_ok(json, &job);
+        assert_int_equal(npo_job_check_imported(&job, &error), NPO_E_USAGE);
+        snprintf(sentence, sizeof sentence,
+                 "%s: found the path '%s', expected {\"artifact\": HASH}: npoctl imports paths",
+                 rows[i].key, rows[i].path);
+        assert_string_equal(error.text, sentence);
+        cJSON_Delete(json);
+    }
+    npo_job job;
+    cJSON *json = job_with(NPO_RECIPE_SELF_NPO, PAIRS("model", artifact));
+    read_ok(json, &job);
+    assert_int_equal(npo_job_check_imported(&job, NULL), NPO_OK);
+    cJSON_Delete(json);
+}
+
+static void test_job_path_keys_are_the_paths(void **state)
+{
+    const char *const *keys = npo_job_path_keys();
+    size_t paths = 0, listed = 0;
+    for (size_t i = 0; i < npo_job_key_count(); i++) {
+        npo_job_key key;
+        npo_job_key_at(i, &key);
+        if (strcmp(key.type, "path") != 0)
+            continue;
+        paths++;
+        for (size_t j = 0; keys[j]; j++)
+            listed += strcmp(keys[j], key.key) == 0;
+    }
+    assert_int_equal(paths, listed);
+    assert_null(keys[paths]);
+}
+
+/* ---- plan ---- */
+
+static int64_t planned(const npo_job_plan *plan, const char *kind)
+{
+    for (size_t i = 0; i < plan->row_count; i++)
+        if (strcmp(plan->rows[i].kind, kind) == 0)
+            return plan->rows[i].tasks;
+    return 0;
+}
+
+static void test_job_plan_counts_tasks(void **state)
+{
+    npo_job job;
+    npo_job_plan plan;
+    cJSON *json = job_with(NPO_RECIPE_SELF_NPO,
+                           PAIRS("workers", "2", "preview_rounds", "4", "train.steps", "240",
+                                 "evaluate.classifier", "\"c\"", "evaluate.data", "\"d\""));
+    read_ok(json, &job);
+    npo_job_plan_make(&job, &plan);
+    assert_int_equal(plan.rounds, 10);
+    assert_int_equal(planned(&plan, "generate"), 20);
+    assert_int_equal(planned(&plan, "truncate"), 20);
+    assert_int_equal(planned(&plan, "train"), 10);
+    assert_int_equal(planned(&plan, "sample"), 2);
+    assert_int_equal(planned(&plan, "export"), 1);
+    assert_int_equal(planned(&plan, "evaluate"), 2);
+    assert_int_equal(planned(&plan, "report"), 1);
+    assert_int_equal(plan.tasks, 56);
+    cJSON_Delete(json);
+}
+
+static void test_job_plan_of_other_recipes(void **state)
+{
+    static const struct {
+        npo_recipe recipe;
+        int64_t rounds, tasks;
+    } rows[] = {
+        {NPO_RECIPE_DIFFUSION, 36, 37}, {NPO_RECIPE_CLASSIFIER, 5, 6}, {NPO_RECIPE_SAMPLE, 0, 1},
+        {NPO_RECIPE_EVALUATE, 0, 2},    {NPO_RECIPE_EXPORT, 0, 1},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        npo_job job;
+        npo_job_plan plan;
+        cJSON *json = parse(smallest[rows[i].recipe]);
+        read_ok(json, &job);
+        npo_job_plan_make(&job, &plan);
+        assert_int_equal(plan.rounds, rows[i].rounds);
+        assert_int_equal(plan.tasks, rows[i].tasks);
+        cJSON_Delete(json);
+    }
+}
+
+static void test_job_plan_of_a_continued_fused_job(void **state)
+{
+    npo_job job;
+    npo_job_plan plan;
+    cJSON *json = job_with(NPO_RECIPE_SELF_NPO,
+                           PAIRS("pipeline", "\"fused\"", "preview_rounds", "2", "from",
+                                 "{\"job\": 1, \"step\": 75, \"checkpoint\": \"" HASH "\"}"));
+    read_ok(json, &job);
+    npo_job_plan_make(&job, &plan);
+    assert_int_equal(plan.rounds, 3);
+    assert_int_equal(plan.first_step, 75);
+    assert_int_equal(planned(&plan, "train"), 3);
+    assert_int_equal(planned(&plan, "sample"), 2);
+    assert_int_equal(planned(&plan, "generate"), 0);
+    cJSON_Delete(json);
+}
+
+/* ---- documentation ---- */
+
+static void test_job_document_lists_the_keys(void **state)
+{
+    npo_buf text = NPO_BUF_INIT;
+    npo_error error = {0};
+    assert_int_equal(npo_file_read(NPO_DOCS "/job-file.md", 1 << 20, &text, &error), NPO_OK);
+    size_t rows = 0;
+    for (const char *at = text.data; (at = strstr(at, "\n| `")); at++)
+        rows++;
+    assert_int_equal(rows, npo_job_key_count());
+    for (size_t i = 0; i < npo_job_key_count(); i++) {
+        npo_job_key key;
+        char row[800];
+        npo_job_key_at(i, &key);
+        snprintf(row, sizeof row, "\n| `%s` | %s | %s | %s | %s |\n", key.key, key.type,
+                 key.fallback, key.recipes, key.summary);
+        if (!strstr(text.data, row))
+            fail_msg("docs/job-file.md lacks the row%s", row);
+    }
+    npo_buf_fini(&text);
+}
+
+static void test_job_print_keys_prints_all(void **state)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *file = open_memstream(&text, &size);
+    npo_job_print_keys(file);
+    fclose(file);
+    assert_non_null(strstr(text, "train.lr "));
+    assert_non_null(strstr(text, "0.0001 (self-npo), 0.001 (diffusion, classifier)"));
+    free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_job_defaults_of_self_npo),
+        cmocka_unit_test(test_job_defaults_of_diffusion),
+        cmocka_unit_test(test_job_defaults_of_the_others),
+        cmocka_unit_test(test_job_reads_every_member),
+        cmocka_unit_test(test_job_refuses_a_wrong_type_of_every_key),
+        cmocka_unit_test(test_job_refuses_numbers_out_of_range),
+        cmocka_unit_test(test_job_refuses_unknown_keys_with_the_closest),
+        cmocka_unit_test(test_job_refuses_missing_keys),
+        cmocka_unit_test(test_job_refuses_keys_without_meaning),
+        cmocka_unit_test(test_job_refuses_what_is_no_object),
+        cmocka_unit_test(test_job_refuses_bad_references),
+        cmocka_unit_test(test_job_refuses_bad_lists),
+        cmocka_unit_test(test_job_refuses_bad_prompts),
+        cmocka_unit_test(test_job_refuses_bad_names),
+        cmocka_unit_test(test_job_refuses_bad_constraints),
+        cmocka_unit_test(test_job_refuses_batches_that_do_not_divide),
+        cmocka_unit_test(test_job_refuses_many_workers_where_one_runs),
+        cmocka_unit_test(test_job_refuses_contradictions),
+        cmocka_unit_test(test_job_checks_from),
+        cmocka_unit_test(test_job_check_imported_names_the_path),
+        cmocka_unit_test(test_job_path_keys_are_the_paths),
+        cmocka_unit_test(test_job_plan_counts_tasks),
+        cmocka_unit_test(test_job_plan_of_other_recipes),
+        cmocka_unit_test(test_job_plan_of_a_continued_fused_job),
+        cmocka_unit_test(test_job_document_lists_the_keys),
+        cmocka_unit_test(test_job_print_keys_prints_all),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
