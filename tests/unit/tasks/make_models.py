@@ -1,0 +1,59 @@
+"""Models and data for the tests of tasks: the tiny pipeline of tests/e2e as it is (8x8), and another whose
+samples have the classifier's size (28x28), each with images to train on."""
+import json
+import os
+import shutil
+import struct
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../e2e"))
+import tiny_model
+
+
+def write_images(folder, split, count, side):
+    """Bars of three widths; brightness grows with the number, so that no two images are alike."""
+    images = bytearray()
+    for i in range(count):
+        for y in range(side):
+            for x in range(side):
+                inside = side // 2 <= x <= side // 2 + i % 3
+                images.append(255 - i if inside else (x * y + i) % 20)
+    with open(f"{folder}/{split}-images-idx3-ubyte", "wb") as file:
+        file.write(struct.pack(">IIII", 0x803, count, side, side) + images)
+    with open(f"{folder}/{split}-labels-idx1-ubyte", "wb") as file:
+        file.write(struct.pack(">II", 0x801, count) + bytes(i % 3 for i in range(count)))
+
+
+def set_unet(model, **changes):
+    path = model + "/unet/config.json"
+    with open(path) as file:
+        config = json.load(file)
+    config.update(changes)
+    with open(path, "w") as file:
+        json.dump(config, file)
+
+
+def main(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    tiny_model.make(folder + "/tiny")
+    tiny_model.make_data(folder + "/data")
+    tiny_model.make(folder + "/other", seed=9)
+    tiny_model.make(folder + "/large")
+    set_unet(folder + "/large", sample_size=28)
+    tiny_model.make(folder + "/large-other", seed=9)
+    set_unet(folder + "/large-other", sample_size=28)
+    tiny_model.make(folder + "/no-weights")
+    os.remove(folder + "/no-weights/unet/diffusion_pytorch_model.safetensors")
+    tiny_model.make(folder + "/no-size")
+    set_unet(folder + "/no-size", sample_size=None)
+    tiny_model.make(folder + "/vae")
+    os.makedirs(folder + "/vae/vae")
+    with open(folder + "/vae/vae/config.json", "w") as file:
+        file.write("{}\n")
+    os.makedirs(folder + "/large-data")
+    write_images(folder + "/large-data", "train", 60, 28)
+    write_images(folder + "/large-data", "t10k", 30, 28)
+
+
+main(sys.argv[1])

@@ -1,0 +1,78 @@
+#include "worker/tasks/plan.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static npo_err check_list(npo_context *ctx, const cJSON *list, const char *name, double min)
+{
+    const cJSON *item;
+    int at = 0;
+    if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) == 0)
+        return npo_error_set(ctx->error, NPO_E_TYPE, "evaluate.%s: expected a list of numbers",
+                             name);
+    cJSON_ArrayForEach(item, list)
+    {
+        if (!cJSON_IsNumber(item))
+            return npo_error_set(ctx->error, NPO_E_TYPE, "evaluate.%s[%d]: expected a number", name,
+                                 at);
+        if (!(item->valuedouble >= min))
+            return npo_error_set(ctx->error, NPO_E_RANGE,
+                                 "evaluate.%s[%d]: found %g, expected at "
+                                 "least %g",
+                                 name, at, item->valuedouble, min);
+        at++;
+    }
+    return NPO_OK;
+}
+
+static void add(npo_plan *plan, npo_method method, double scale, double beta, int64_t seed)
+{
+    plan->cells[plan->count++] = (npo_cell_key){method, scale, beta, seed};
+}
+
+static void add_seed(npo_plan *plan, const npo_job_evaluate *evaluate, int64_t seed)
+{
+    const cJSON *scale, *beta;
+    add(plan, NPO_METHOD_NONE, 1, 0, seed);
+    cJSON_ArrayForEach(scale, evaluate->scales)
+    {
+        if (scale->valuedouble == 1)
+            continue;
+        add(plan, NPO_METHOD_PLAIN, scale->valuedouble, 0, seed);
+        cJSON_ArrayForEach(beta, evaluate->betas)
+            add(plan, NPO_METHOD_SELF_NPO, scale->valuedouble, beta->valuedouble, seed);
+    }
+}
+
+npo_err npo_plan_make(npo_context *ctx, npo_plan *ret_plan)
+{
+    const npo_job_evaluate *evaluate = &ctx->task->spec->evaluate;
+    NPO_TRY(check_list(ctx, evaluate->scales, "scales", 0));
+    NPO_TRY(check_list(ctx, evaluate->betas, "betas", -INFINITY));
+    NPO_TRY(check_list(ctx, evaluate->seeds, "seeds", 0));
+    size_t scales = (size_t)cJSON_GetArraySize(evaluate->scales);
+    size_t betas = (size_t)cJSON_GetArraySize(evaluate->betas);
+    size_t seeds = (size_t)cJSON_GetArraySize(evaluate->seeds);
+    if (scales > NPO_PLAN_CELLS_MAX || betas > NPO_PLAN_CELLS_MAX ||
+        seeds > NPO_RESULTS_SEEDS_MAX || (scales * (betas + 1) + 1) * seeds > NPO_PLAN_CELLS_MAX)
+        return npo_error_set(
+            ctx->error, NPO_E_LIMIT,
+            "evaluate asks for %zu scales, %zu betas and %zu seeds, expected at most "
+            "%d seeds and %d cells in all",
+            scales, betas, seeds, NPO_RESULTS_SEEDS_MAX, NPO_PLAN_CELLS_MAX);
+    npo_plan plan = {.samples = evaluate->samples, .batch = ctx->task->spec->sample.batch};
+    plan.units = (plan.samples + plan.batch - 1) / plan.batch;
+    plan.cells = calloc((scales * (betas + 1) + 1) * seeds, sizeof *plan.cells);
+    if (!plan.cells)
+        return npo_context_fail(ctx, NPO_E_NOMEM, "cells");
+    const cJSON *seed;
+    cJSON_ArrayForEach(seed, evaluate->seeds) add_seed(&plan, evaluate, (int64_t)seed->valuedouble);
+    *ret_plan = plan;
+    return NPO_OK;
+}
+
+void npo_plan_fini(npo_plan *plan)
+{
+    free(plan->cells);
+    *plan = (npo_plan){0};
+}

@@ -1,0 +1,28 @@
+/* The model, prompts and images of a task that runs the denoiser. */
+#ifndef NPO_WORKER_TASKS_SETUP_H
+#define NPO_WORKER_TASKS_SETUP_H
+
+#include "worker/tasks/context.h"
+
+typedef struct {
+    npo_model *model;        /* prompts encoded: model->prompts */
+    const npo_dataset *data; /* NULL where it was not opened */
+    const char **prompts;    /* [prompt_count]; the array is owned, the strings are not */
+    size_t prompt_count;
+} npo_setup;
+
+/* Opens input "model", and input "data" (split train) where images are wanted or the job names no
+ * prompts. Prompts are those of the data (IDX: the job's, by label), without data the job's.
+ * Errors: NPO_E_USAGE where data or prompts are missing; NPO_E_SHAPE where images do not fit the
+ * model; NPO_E_UNSUPPORTED for images with a model that has a VAE; those of reading. */
+npo_err npo_setup_open(npo_context *ctx, bool wants_images, npo_setup *ret_setup) NPO_MUST_CHECK;
+void npo_setup_fini(npo_setup *setup);
+
+/* The job's "prompts" as an array (owned, strings borrowed); NULL and 0 where it has none. Errors:
+ * NPO_E_TYPE, NPO_E_NOMEM. */
+npo_err npo_setup_job_prompts(npo_context *ctx, const char ***ret_prompts,
+                              size_t *ret_count) NPO_MUST_CHECK;
+/* NPO_E_UNSUPPORTED for a model whose samples are not images by themselves. */
+npo_err npo_setup_check_pixels(npo_context *ctx, const npo_model *model) NPO_MUST_CHECK;
+
+#endif
