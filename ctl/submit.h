@@ -1,0 +1,16 @@
+/* Handing a job to npod, for every command that makes one. */
+#ifndef NPO_CTL_SUBMIT_H
+#define NPO_CTL_SUBMIT_H
+
+#include "ctl/session.h"
+
+typedef struct {
+    const char *key;             /* NULL: a random one */
+    int64_t from_job, from_step; /* 0: starts anew; step below 0: the last checkpoint */
+} npo_submission;
+
+/* Imports the paths of spec (changed in place) and submits. Reply: {"job", "existing", "tasks"}. */
+npo_exit npo_submit(npo_session *session, cJSON *spec, const npo_submission *submission,
+                    npo_answer *ret_answer);
+
+#endif

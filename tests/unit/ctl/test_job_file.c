@@ -1,0 +1,174 @@
+#include "tests/unit/cmocka.h"
+#include "tests/unit/ctl/folder.h"
+
+#include "ctl/job_file.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define JOB                                                                                        \
+    "{\"recipe\": \"sample\", \"model\": \"m\", \"negative\": {\"path\": \"sub/n\"}, "             \
+    "\"prompts\": [\"a\"]}"
+
+/* Loads dir/job.json; sets are KEY=VALUE texts. */
+static npo_err load(const char *dir, const char *const *sets, cJSON **ret_json, npo_error *error)
+{
+    npo_option_list list = {.items = (const char **)sets};
+    for (; sets && sets[list.count]; list.count++)
+        ;
+    char *path = npo_file_join(dir, "job.json");
+    npo_err err = npo_job_file_load(path, &list, ret_json, error);
+    free(path);
+    return err;
+}
+
+static void expect_path(const cJSON *json, const char *key, const char *dir, const char *rest)
+{
+    char expected[400];
+    snprintf(expected, sizeof expected, "%s/%s", dir, rest);
+    assert_string_equal(npo_json_string(json, key, "none"), expected);
+}
+
+static void expect_refused(const char *dir, const char *const *sets, npo_err code,
+                           const char *sentence)
+{
+    cJSON *json = NULL;
+    npo_error error = {0};
+    assert_int_equal(load(dir, sets, &json, &error), code);
+    if (!strstr(error.text, sentence))
+        fail_msg("found '%s', expected '%s'", error.text, sentence);
+}
+
+static void test_job_file_paths_are_relative_to_the_file(void **state)
+{
+    cJSON *json = NULL;
+    folder_write(*state, "job.json", JOB);
+    assert_int_equal(load(*state, NULL, &json, NULL), NPO_OK);
+    expect_path(json, "model", *state, "m");
+    expect_path(json, "negative", *state, "sub/n");
+    cJSON_Delete(json);
+}
+
+static void test_job_file_sets_are_relative_to_the_current_folder(void **state)
+{
+    cJSON *json = NULL;
+    char *cwd = getcwd(NULL, 0);
+    const char *sets[] = {"model=other", "sample.steps=7", "name=new", "negative=/abs", NULL};
+    folder_write(*state, "job.json", JOB);
+    assert_int_equal(load(*state, sets, &json, NULL), NPO_OK);
+    expect_path(json, "model", cwd, "other");
+    assert_string_equal(npo_json_string(json, "negative", ""), "/abs");
+    assert_string_equal(npo_json_string(json, "name", ""), "new");
+    assert_int_equal(npo_json_int(cJSON_GetObjectItem(json, "sample"), "steps", 0), 7);
+    cJSON_Delete(json);
+    free(cwd);
+}
+
+static void test_job_file_keeps_artifacts_and_absolute_paths(void **state)
+{
+    cJSON *json = NULL;
+    folder_write(*state, "job.json",
+                 "{\"model\": {\"artifact\": \"0123\"}, \"evaluate\": {\"data\": \"/data\", "
+                 "\"classifier\": \"c\"}, \"data\": 3}");
+    assert_int_equal(load(*state, NULL, &json, NULL), NPO_OK);
+    const cJSON *evaluate = cJSON_GetObjectItem(json, "evaluate");
+    assert_string_equal(npo_json_string(cJSON_GetObjectItem(json, "model"), "artifact", ""),
+                        "0123");
+    assert_string_equal(npo_json_string(evaluate, "data", ""), "/data");
+    expect_path(evaluate, "classifier", *state, "c");
+    assert_true(cJSON_IsNumber(cJSON_GetObjectItem(json, "data")));
+    cJSON_Delete(json);
+}
+
+static void test_job_file_reads_prompts_from_a_file(void **state)
+{
+    cJSON *json = NULL;
+    folder_write(*state, "job.json", "{\"prompts\": \"prompts.txt\"}");
+    folder_write(*state, "prompts.txt", "a bag\r\n\nGröße\nlast");
+    assert_int_equal(load(*state, NULL, &json, NULL), NPO_OK);
+    const cJSON *prompts = cJSON_GetObjectItem(json, "prompts");
+    assert_int_equal(cJSON_GetArraySize(prompts), 3);
+    assert_string_equal(cJSON_GetArrayItem(prompts, 0)->valuestring, "a bag");
+    assert_string_equal(cJSON_GetArrayItem(prompts, 1)->valuestring, "Größe");
+    assert_string_equal(cJSON_GetArrayItem(prompts, 2)->valuestring, "last");
+    cJSON_Delete(json);
+}
+
+static void test_job_file_refuses_bad_prompt_files(void **state)
+{
+    folder_write(*state, "job.json", "{\"prompts\": \"prompts.txt\"}");
+    expect_refused(*state, NULL, NPO_E_NOT_FOUND, "prompts: ");
+    folder_write(*state, "prompts.txt", "\n\r\n");
+    expect_refused(*state, NULL, NPO_E_USAGE, "holds none");
+    folder_write(*state, "prompts.txt", "");
+    expect_refused(*state, NULL, NPO_E_USAGE, "holds none");
+}
+
+static void test_job_file_refuses_bad_files_and_sets(void **state)
+{
+    expect_refused(*state, NULL, NPO_E_NOT_FOUND, "job.json");
+    folder_write(*state, "job.json", "{\"recipe\": }");
+    expect_refused(*state, NULL, NPO_E_FORMAT, "not JSON: error in line 1");
+    folder_write(*state, "job.json", "[]");
+    expect_refused(*state, NULL, NPO_E_TYPE, "expected an object");
+    folder_write(*state, "job.json", JOB);
+    expect_refused(*state, (const char *[]){"model", NULL}, NPO_E_USAGE,
+                   "--set 'model': expected KEY=VALUE");
+    expect_refused(*state, (const char *[]){"=3", NULL}, NPO_E_USAGE,
+                   "--set '=3': expected KEY=VALUE");
+    expect_refused(*state, (const char *[]){"model.x=3", NULL}, NPO_E_TYPE,
+                   "'model' is not an object");
+}
+
+static void test_job_file_check_wants_paths_that_exist(void **state)
+{
+    cJSON *json = NULL;
+    npo_job job;
+    npo_error error = {0};
+    char expected[500], *model = npo_file_join(*state, "m");
+    folder_write(*state, "job.json", JOB);
+    assert_int_equal(load(*state, NULL, &json, NULL), NPO_OK);
+    assert_int_equal(npo_job_file_check(json, &job, &error), NPO_E_NOT_FOUND);
+    snprintf(expected, sizeof expected, "model: '%s' does not exist", model);
+    assert_string_equal(error.text, expected);
+    assert_int_equal(npo_file_make_dirs(model, NULL), NPO_OK);
+    assert_int_equal(npo_job_file_check(json, &job, &error), NPO_E_NOT_FOUND);
+    cJSON_DeleteItemFromObject(json, "negative");
+    assert_int_equal(npo_job_file_check(json, &job, &error), NPO_OK);
+    assert_string_equal(job.model.path, model);
+    free(model);
+    cJSON_Delete(json);
+}
+
+static void test_job_file_check_bounds_the_size(void **state)
+{
+    npo_job job;
+    npo_error error = {0};
+    cJSON *json = cJSON_Parse("{\"recipe\": \"sample\", \"model\": \"/tmp\", \"prompts\": []}");
+    cJSON *prompts = cJSON_GetObjectItem(json, "prompts");
+    char prompt[4001];
+    memset(prompt, 'x', 4000);
+    prompt[4000] = '\0';
+    for (int i = 0; i < 270; i++)
+        cJSON_AddItemToArray(prompts, cJSON_CreateString(prompt));
+    assert_int_equal(npo_job_file_check(json, &job, &error), NPO_E_LIMIT);
+    assert_non_null(strstr(error.text, "expected at most 1048576"));
+    cJSON_Delete(json);
+}
+
+#define IN_FOLDER(name) cmocka_unit_test_setup_teardown(name, folder_setup, folder_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_FOLDER(test_job_file_paths_are_relative_to_the_file),
+        IN_FOLDER(test_job_file_sets_are_relative_to_the_current_folder),
+        IN_FOLDER(test_job_file_keeps_artifacts_and_absolute_paths),
+        IN_FOLDER(test_job_file_reads_prompts_from_a_file),
+        IN_FOLDER(test_job_file_refuses_bad_prompt_files),
+        IN_FOLDER(test_job_file_refuses_bad_files_and_sets),
+        IN_FOLDER(test_job_file_check_wants_paths_that_exist),
+        cmocka_unit_test(test_job_file_check_bounds_the_size),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
