@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""Whole jobs on a tiny model: what comes out, and that it comes out the same whichever way it was made."""
+import json
+import os
+import struct
+
+import harness
+import tiny_model
+from harness import check, check_equal, check_in, test
+
+
+def read_safetensors(path):
+    """({name: (shape, bytes)}, metadata)"""
+    with open(path, "rb") as file:
+        data = file.read()
+    size, = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8:8 + size])
+    metadata = header.pop("__metadata__", {})
+    body = data[8 + size:]
+    return {name: (tuple(t["shape"]), body[slice(*t["data_offsets"])]) for name, t in header.items()}, \
+        metadata
+
+
+def finish(box, spec, *args):
+    job = box.submit(spec, *args)
+    box.wait_state(job, "done", timeout=60)
+    return job
+
+
+def model_of(box, job):
+    """Hash of the exported model."""
+    return [digest for (_, name), digest in box.outputs(job).items() if name == "model"][0]
+
+
+def checkpoints(box, job):
+    return {c["step"]: c["hash"] for c in box.status(job)["checkpoints"]}
+
+
+@test
+def self_npo_from_submit_to_export(box):
+    box.cluster()
+    job = finish(box, box.self_npo(preview_rounds=1, sample={"count": 4, "steps": 4}))
+    check_equal(sorted(checkpoints(box, job)), [2, 4], "steps of the checkpoints")
+    state = box.job(job)
+    check_equal((state["step"], state["round"], state["rounds"]), (4, 2, 2), "step, rounds done, rounds")
+
+    out = box.dir + "/out"
+    box.ctl("get", job, "--out", out)
+    files = {n: os.path.join(d, n) for d, _, names in os.walk(out) for n in names}
+    for name in ("preview-2.png", "preview-4.png"):
+        with open(files[name], "rb") as file:
+            check_equal(file.read(8), b"\x89PNG\r\n\x1a\n", f"first bytes of {name}")
+
+    folder = box.dir + "/negative"
+    box.ctl("export", job, folder)
+    base, _ = read_safetensors(box.model() + "/unet/diffusion_pytorch_model.safetensors")
+    trained, _ = read_safetensors(folder + "/unet/diffusion_pytorch_model.safetensors")
+    check_equal({n: s for n, (s, _) in trained.items()}, {n: s for n, (s, _) in base.items()},
+                "names and shapes of the network")
+    changed = [n for n in base if base[n][1] != trained[n][1]]
+    check(len(changed) > len(base) // 2, f"only {changed} changed")
+    for part in ("tokenizer/vocab.json", "text_encoder/model.safetensors",
+                 "scheduler/scheduler_config.json", "model_index.json"):
+        check_equal(harness.tree_hash(f"{folder}/{part}"), harness.tree_hash(f"{box.model()}/{part}"),
+                    part)
+
+    again = finish(box, box.self_npo(preview_rounds=1, sample={"count": 4, "steps": 4}))
+    check_equal(box.outputs(again), box.outputs(job), "outputs of the same job again")
+    other = finish(box, box.self_npo(seed=8))
+    check(model_of(box, other) != model_of(box, job), "another seed gave the same model")
+
+
+@test
+def metrics_are_json_lines(box):
+    box.cluster()
+    job = finish(box, box.self_npo())
+    lines = [json.loads(line) for line in box.ctl("logs", job, "--stream", "metrics").out.splitlines()]
+    trained = [line for line in lines if "loss" in line]
+    check_equal([line["step"] for line in trained], [1, 2, 3, 4], "steps in the metrics")
+    for line in trained:
+        check(all(k in line for k in ("loss", "grad_norm", "samples_per_s")), f"keys of {line}")
+    made = [line for line in lines if line.get("phase") in ("generate", "truncate")]
+    check(made, "no metrics of generate and truncate")
+    for line in made:
+        check_equal(line["conditional"], 0, "conditional passes with w_gen = -1")
+        check(line["unconditional"] > 0, f"no unconditional passes in {line}")
+
+
+@test
+def staged_equals_fused(box):
+    box.cluster()
+    for more in ({}, {"generate": {"w_gen": -5}}, {"train": {"empty_prompt_share": 0.5}}):
+        staged = finish(box, box.self_npo(steps=5, round_steps=1, pipeline="staged", **more))
+        fused = finish(box, box.self_npo(steps=5, round_steps=1, pipeline="fused", **more))
+        check_equal(checkpoints(box, fused), checkpoints(box, staged), f"checkpoints with {more}")
+        check_equal(model_of(box, fused), model_of(box, staged), f"model with {more}")
+
+
+@test
+def continuing_equals_never_having_stopped(box):
+    box.cluster()
+    for pipeline in ("staged", "fused"):
+        whole = finish(box, box.self_npo(steps=8, pipeline=pipeline))
+        half = finish(box, box.self_npo(steps=4, pipeline=pipeline))
+        rest = finish(box, box.self_npo(steps=8, pipeline=pipeline), "--from", half)
+        branch = finish(box, box.self_npo(steps=8, pipeline=pipeline), "--from", f"{half}@2")
+        for job in (rest, branch):
+            check_equal(checkpoints(box, job)[8], checkpoints(box, whole)[8], f"{pipeline} checkpoint")
+            check_equal(model_of(box, job), model_of(box, whole), f"{pipeline} model")
+    box.ctl("submit", box.job_file(box.self_npo(steps=4)), "--from", half, check_code=5)
+    box.ctl("submit", box.job_file(box.self_npo(steps=8)), "--from", f"{half}@3", check_code=5)
+
+
+@test
+def interrupted_and_retried_equals_undisturbed(box):
+    workers = box.cluster()
+    job = finish(box, box.self_npo(steps=8))
+    disturbed = box.submit(box.self_npo(steps=8))
+    box.wait_running(disturbed, "train")
+    workers[1].kill()
+    box.worker("w3")
+    box.wait_state(disturbed, "done")
+    check_equal(model_of(box, disturbed), model_of(box, job), "model")
+
+
+@test
+def starts_and_staleness(box):
+    box.cluster()
+    spec = box.self_npo(generate={"starts": "latents"}, data=box.data(), prompts=tiny_model.PROMPTS[:3])
+    models = {model_of(box, finish(box, spec))}
+    models.add(model_of(box, finish(box, box.self_npo(generate={"starts": "full"}))))
+    models.add(model_of(box, finish(box, box.self_npo(generate={"starts": "noise"}))))
+    models.add(model_of(box, finish(box, box.self_npo(generate={"starts": "noise", "stagger": False}))))
+    models.add(model_of(box, finish(box, box.self_npo(steps=6, staleness=1))))
+    check_equal(len(models), 5, "different models")
+
+
+@test
+def diffusion_makes_a_base_for_self_npo(box):
+    box.cluster()
+    spec = {"recipe": "diffusion", "model": box.model(), "data": box.data(), "workers": 2, "seed": 3,
+            "round_steps": 4, "prompts": tiny_model.PROMPTS[:3],
+            "train": {"steps": 8, "batch": 8, "lr": 1e-4, "warmup_steps": 0, "lr_schedule": "constant"}}
+    random = finish(box, {**spec, "init_random": True})
+    whole = finish(box, spec)
+    check(model_of(box, whole) != model_of(box, random), "init_random changed nothing")
+    half = finish(box, {**spec, "train": {**spec["train"], "steps": 4}})
+    rest = finish(box, spec, "--from", half)
+    check_equal(model_of(box, rest), model_of(box, whole), "continued model")
+    folder = box.dir + "/base"
+    box.ctl("export", whole, folder)
+    negative = finish(box, {**box.self_npo(lr=1e-4), "model": folder})
+    check(model_of(box, negative) != model_of(box, whole), "training changed nothing")
+
+
+@test
+def sample_with_the_negative_network(box):
+    box.cluster()
+    job = finish(box, box.self_npo())
+    box.ctl("export", job, box.dir + "/negative")
+    made = []
+    for _ in range(2):
+        spec = {"recipe": "sample", "model": box.model(), "negative": box.dir + "/negative",
+                "prompts": tiny_model.PROMPTS, "sample": {"count": 6, "steps": 5, "guidance_scale": 2,
+                                                          "seed": 4, "batch": 4}}
+        made.append(box.outputs(finish(box, spec)))
+    check_equal(made[0], made[1], "images of the same job")
+    plain = {**spec, "sample": {**spec["sample"], "guidance_scale": 1}}
+    check(box.outputs(finish(box, plain)) != made[0], "guidance changed nothing")
+    out = box.dir + "/images"
+    box.ctl("get", 2, "--out", out)
+    names = sorted(n for _, _, files in os.walk(out) for n in files)
+    check_equal([n for n in names if n.startswith("image-")], [f"image-{i:05}.png" for i in range(6)],
+                "images")
+    check_in("grid.png", names, "images")
+    box.ctl("sample", "--model", box.model(), "--negative", job, "--prompt", tiny_model.PROMPTS[0],
+            "--count", 2, "--steps", 3, "--out", box.dir + "/sampled")
+    check(len(os.listdir(box.dir + "/sampled")) >= 2, "npoctl sample wrote no images")
+
+
+@test
+def many_jobs_share_the_workers(box):
+    box.npod()
+    for name in ("w1", "w2", "w3"):
+        box.worker(name, fake=True)
+    jobs = [box.submit(box.self_npo(name="fake", workers=1 + i % 3, batch=6, seed=i % 2))
+            for i in range(12)]
+    for job in jobs:
+        box.wait_state(job, "done")
+    for other in jobs[6:]:
+        check_equal(box.outputs(other), box.outputs(other - 6), f"outputs of job {other}")
+
+
+@test
+def executor_stays_warm_between_tasks(box):
+    box.cluster()
+    finish(box, box.self_npo())
+    executors = [box.executors_of(p) for p in box.processes[1:]]
+    finish(box, box.self_npo(seed=9))
+    check_equal([box.executors_of(p) for p in box.processes[1:]], executors, "executors")
+
+
+harness.main()
