@@ -70,7 +70,7 @@ beanstalkd() {
   command beanstalkd -l 127.0.0.1 -p "$port" -b "$tmp/beanstalkd" -f0 >"$tmp/log" 2>&1 &
   server=$!
   listening "$port"
-  "$build/bench/bench-control-plane" beanstalkd "127.0.0.1:$port" --tasks 400
+  "$build/bench/bench-control-plane" beanstalkd "127.0.0.1:$port"
   stop
   rm -rf "$tmp/beanstalkd"
 }

@@ -13,8 +13,8 @@
  * Version rule: a decoder refuses every version but its own; new keys may appear in the JSON.
  *
  * A process may hold several connections under one boot id (reports, uploads, chunks). Request ids
- * are unique across them but may arrive out of order: at most NPO_REQUESTS_IN_FLIGHT_MAX lie between
- * the oldest that may still be resent and the newest. */
+ * are unique across them but may arrive out of order: of the requests whose replies are remembered
+ * (dedup), fewer than NPO_REQUESTS_IN_FLIGHT_MAX are newer than one that may still be resent. */
 #ifndef NPO_PROTO_FRAME_H
 #define NPO_PROTO_FRAME_H
 

@@ -150,6 +150,7 @@ static void add_truncate(layout *at, int shard)
     add_ref(at, task, "model", &at->job->model);
     add_checkpoint(at, task, target_train(at));
     add_input(at, task, "pool", NULL, at->generate_first + shard, "pool", -1);
+    add_prompts(at, task, false);
 }
 
 static npo_expand_task *add_train(layout *at, const char *more_params)
@@ -178,6 +179,7 @@ static void add_staged_round(layout *at)
     npo_expand_task *train = add_train(at, "");
     for (int k = 0; k < at->ranks; k++)
         add_part(at, train, "segment", k, NULL, truncate_first + k, "segment", k);
+    add_prompts(at, train, false);
 }
 
 static void add_fused_round(layout *at)

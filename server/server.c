@@ -308,7 +308,6 @@ void npo_server_tick(npo_server *server, npo_time now)
     npo_lease_tick(server);
     npo_task_tick(server);
     npo_job_tick(server);
-    npo_schedule(server);
     server->tick_ms = now.mono_ms;
     if (now.mono_ms < server->purge_ms)
         return;

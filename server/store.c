@@ -92,6 +92,7 @@ static npo_err set_pragmas(npo_store *store, const npo_store_options *options, n
     /* One process owns the folder (its lock file says so); exclusive locking keeps a forgotten
      * shell from holding a reader open, which would make the log grow without bound. */
     NPO_TRY(execute(store,
+                    "PRAGMA page_size = 2048;"
                     "PRAGMA locking_mode = EXCLUSIVE;"
                     "PRAGMA journal_mode = WAL;"
                     "PRAGMA synchronous = FULL;"
@@ -101,6 +102,8 @@ static npo_err set_pragmas(npo_store *store, const npo_store_options *options, n
                     "PRAGMA temp_store = MEMORY;"
                     "PRAGMA foreign_keys = ON;",
                     "open", error));
+    if (options->no_sync)
+        NPO_TRY(execute(store, "PRAGMA synchronous = OFF", "open", error));
     if (options->pages_max == 0)
         return NPO_OK;
     char sql[64];
@@ -185,6 +188,14 @@ static npo_err prepare_all(npo_store *store, npo_error *error)
     return NPO_OK;
 }
 
+/* Only the store's thread uses SQLite: its mutexes and the counters behind them are not needed. Without
+ * effect when somebody has initialised SQLite before. */
+static void configure_sqlite(void)
+{
+    sqlite3_config(SQLITE_CONFIG_SINGLETHREAD);
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+}
+
 npo_err npo_store_open(const npo_store_options *options, npo_store **ret_store, npo_error *error)
 {
     npo_store *store = calloc(1, sizeof *store);
@@ -192,6 +203,7 @@ npo_err npo_store_open(const npo_store_options *options, npo_store **ret_store, 
         free(store);
         return npo_error_set(error, NPO_E_NOMEM, "cannot open database '%s'", options->path);
     }
+    configure_sqlite();
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     int code = sqlite3_open_v2(options->path, &store->db, flags, NULL);
     npo_err err = code == SQLITE_OK ? NPO_OK : fail(store, code, "open", error);

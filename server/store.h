@@ -19,6 +19,7 @@ typedef struct npo_store npo_store;
 typedef struct {
     const char *path;  /* of the database; ":memory:" for tests */
     int64_t pages_max; /* 0: no bound; tests use it to fill the disk */
+    bool no_sync;      /* tests that do not cut the power need not wait for the disk */
     /* Tests: other migrations than the product's, which must begin with them. */
     const char *const *migrations;
     int migration_count;

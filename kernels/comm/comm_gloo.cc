@@ -122,8 +122,7 @@ class Gloo : public npo_comm {
     void post(Buffer &buffer, Way way, int peer, uint64_t slot, size_t offset, size_t bytes);
     void wait(Buffer &buffer, Way way, int peer);
     [[noreturn]] void blame(int peer, bool timed_out, const char *what);
-    int first_failed(int peer);
-    void publish_failure(int first);
+    int blamed_by(int peer);
 
     const npo_comm_store *store_;
     int64_t timeout_ms_;
@@ -183,31 +182,32 @@ void Gloo::start()
     deadline_ = Clock::now() + Milliseconds(timeout_ms_);
 }
 
-// What a peer that failed before us said about who was first.
-int Gloo::first_failed(int peer)
+// Whom a rank that failed before us was waiting for; -1: it said nothing, so it is the one.
+int Gloo::blamed_by(int peer)
 {
     char text[16] = {0};
     size_t len = 0;
+    int blamed = -1;
     npo_err err = store_->get(store_->self, ("failed." + std::to_string(peer)).c_str(),
                               kBlameTimeoutMs, text, sizeof text - 1, &len);
-    int first = peer;
-    if (err || sscanf(text, "%d", &first) != 1 || first < 0 || first >= world)
-        return peer;
-    return first;
+    if (err || sscanf(text, "%d", &blamed) != 1 || blamed < 0 || blamed >= world)
+        return -1;
+    return blamed;
 }
 
-void Gloo::publish_failure(int first)
-{
-    std::string text = std::to_string(first);
-    npo_err err = store_->set(store_->self, ("failed." + std::to_string(rank)).c_str(), text.data(),
-                              text.size());
-    (void)err; // others then name this rank instead of the first
-}
-
+// Says whom this rank waited for, then follows what the others said to the first one that failed.
 void Gloo::blame(int peer, bool timed_out, const char *what)
 {
-    int first = timed_out ? peer : first_failed(peer);
-    publish_failure(first);
+    std::string own = std::to_string(peer);
+    npo_err err = store_->set(store_->self, ("failed." + std::to_string(rank)).c_str(), own.data(),
+                              own.size());
+    int first = peer;
+    for (int i = 0; err == NPO_OK && i < world; i++) {
+        int next = blamed_by(first);
+        if (next < 0 || next == rank)
+            break;
+        first = next;
+    }
     std::string text = rank_name(first) +
                        (timed_out ? " did not answer within " + std::to_string(timeout_ms_) + " ms"
                                   : " failed or left");

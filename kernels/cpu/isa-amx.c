@@ -401,7 +401,7 @@ ALWAYS_INLINE void write_rows(const target *t, const float *sums, const int colu
 static void forward_block(const npo_amx_product *p, walk *w, const target *segment,
                           const uint16_t *a, size_t first, size_t rows, size_t columns)
 {
-    _Alignas(64) float sums[48 * 16];
+    _Alignas(64) float sums[32 * 32]; /* of 2 x 2 tiles; 3 x 1 are less */
     target t = *segment;
     size_t left = p->positions - first;
     t.first = first;

@@ -179,6 +179,36 @@ def sample_with_the_negative_network(box):
 
 
 @test
+def evaluation_of_any_number_of_workers_is_equal(box):
+    box.cluster()
+    model, data = box.dir + "/model28", box.dir + "/data28"
+    tiny_model.make(model, size=28)
+    tiny_model.make_data(data, count=200, size=28, labels=10)
+    prompts = [f"a photo of a {i}" for i in range(10)]
+    classifier = finish(box, {"recipe": "classifier", "data": data, "round_steps": 2,
+                              "train": {"steps": 4, "batch": 16, "lr": 1e-3, "warmup_steps": 0}})
+    box.ctl("export", classifier, box.dir + "/classifier")
+    section = {"classifier": box.dir + "/classifier", "data": data, "samples": 20, "scales": [1.5, 2],
+               "betas": [0.5, 1]}
+    spec = {**box.self_npo(steps=2), "model": model, "data": data, "prompts": prompts,
+            "sample": {"steps": 3, "batch": 5}}
+    job = finish(box, {**spec, "evaluate": section})
+    box.ctl("export", job, box.dir + "/negative")
+    alone = finish(box, {"recipe": "evaluate", "model": model, "negative": box.dir + "/negative",
+                         "prompts": prompts, "evaluate": section, "sample": spec["sample"]})
+    made = []
+    for number in (job, alone):
+        box.ctl("get", number, "--out", f"{box.dir}/report{number}")
+        with open(f"{box.dir}/report{number}/metrics.json") as file:
+            made.append(json.load(file))
+        check(os.path.getsize(f"{box.dir}/report{number}/report.html") > 1000, "report.html is empty")
+    for key in ("cells", "best", "offset"):
+        check_equal(made[1][key], made[0][key], f"{key} of one worker and of two")
+    shown = box.ctl("evaluate", "--show", f"{box.dir}/report{alone}").out
+    check_in("1.5", shown, "table")
+
+
+@test
 def many_jobs_share_the_workers(box):
     box.npod()
     for name in ("w1", "w2", "w3"):

@@ -170,7 +170,7 @@ def write_tokenizer(folder):
     return len(tokens)
 
 
-def make(folder, seed=1):
+def make(folder, seed=1, size=8):
     """Writes the model to `folder`, which must not exist."""
     os.makedirs(folder)
     vocabulary = write_tokenizer(folder + "/tokenizer")
@@ -191,7 +191,7 @@ def make(folder, seed=1):
         "pad_token_id": vocabulary - 1, "projection_dim": CONTEXT})
     write_safetensors(folder + "/text_encoder/model.safetensors", text_weights(seed, vocabulary))
     write_json(folder + "/unet/config.json", {
-        "_class_name": "UNet2DConditionModel", "in_channels": 1, "out_channels": 1, "sample_size": 8,
+        "_class_name": "UNet2DConditionModel", "in_channels": 1, "out_channels": 1, "sample_size": size,
         "block_out_channels": list(CHANNELS), "layers_per_block": 1, "norm_num_groups": CHANNELS[0] // 2,
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
@@ -199,24 +199,23 @@ def make(folder, seed=1):
     write_safetensors(folder + "/unet/diffusion_pytorch_model.safetensors", unet_weights(seed))
 
 
-def make_data(folder, count=48, seed=2):
-    """Images of bars and crosses in IDX files, with labels 0 .. 2 for the first prompts."""
+def make_data(folder, count=48, seed=2, size=8, labels=3):
+    """Images of circles, crosses and bars in IDX files, labelled in turn."""
     os.makedirs(folder)
     draw = random.Random(seed)
-    images, labels = bytearray(), bytearray()
+    images = bytearray()
     for i in range(count):
-        label = i % 3
-        row, column = draw.randrange(2, 6), draw.randrange(2, 6)
-        for y in range(8):
-            for x in range(8):
+        row, column = (draw.randrange(size // 4, size - size // 4) for _ in range(2))
+        for y in range(size):
+            for x in range(size):
                 inside = (abs((y - row) ** 2 + (x - column) ** 2 - 4) < 2, y == row or x == column,
-                          y == row)[label]
+                          y == row)[i % labels % 3]
                 images.append(220 if inside else draw.randrange(30))
-        labels.append(label)
-    with open(folder + "/train-images-idx3-ubyte", "wb") as file:
-        file.write(struct.pack(">IIII", 0x803, count, 8, 8) + images)
-    with open(folder + "/train-labels-idx1-ubyte", "wb") as file:
-        file.write(struct.pack(">II", 0x801, count) + labels)
+    for split in ("train", "t10k"):
+        with open(f"{folder}/{split}-images-idx3-ubyte", "wb") as file:
+            file.write(struct.pack(">IIII", 0x803, count, size, size) + images)
+        with open(f"{folder}/{split}-labels-idx1-ubyte", "wb") as file:
+            file.write(struct.pack(">II", 0x801, count) + bytes(i % labels for i in range(count)))
 
 
 if __name__ == "__main__":

@@ -189,6 +189,14 @@ static void write_scale(const page *p, const npo_summary *plain)
                    own->beta, plain->accuracy.mean * 100);
 }
 
+static size_t count_settings(const page *p, npo_method method)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < p->group_count; i++)
+        count += p->groups[i].method == method;
+    return count;
+}
+
 static void write_findings(const page *p)
 {
     int64_t seeds[NPO_RESULTS_SEEDS_MAX];
@@ -200,9 +208,13 @@ static void write_findings(const page *p)
             write_scale(p, &p->groups[i]);
     for (size_t i = 0; i < count; i++)
         write_seed(p, seeds[i]);
-    npo_buf_str(p->buf,
-                "</ul>\n<p class=\"note\">For each scale Self-NPO stands with its best beta "
-                "there; the table has all of them.</p>\n");
+    npo_buf_printf(
+        p->buf,
+        "</ul>\n<p class=\"note\">For each scale Self-NPO stands with its best beta there; "
+        "the table has all of them. The best of a seed is chosen after the fact, among %zu "
+        "settings of Self-NPO and %zu of plain guidance (no guidance included).</p>\n",
+        count_settings(p, NPO_METHOD_SELF_NPO),
+        count_settings(p, NPO_METHOD_PLAIN) + count_settings(p, NPO_METHOD_NONE));
 }
 
 /* ---- table ---- */
@@ -299,6 +311,8 @@ static void write_offset(const page *p)
                    "%.3f %% of the base's norm. By block:</p>\n<div class=\"bars\">\n",
                    r->offset_total * 100);
     for (size_t i = 0; i < r->block_count; i++) {
+        if (!isfinite(r->blocks[i].relative))
+            continue;
         npo_buf_str(p->buf, "<span>");
         npo_chart_escape(r->blocks[i].name, p->buf);
         npo_buf_printf(

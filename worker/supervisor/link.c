@@ -69,10 +69,10 @@ static void on_readable(uv_poll_t *poll, int status, int events)
     if (err == NPO_E_BUSY || !link->is_open)
         return;
     request *req = take_first(link);
-    send_next(link);
     req->callback(req->self, req->tag, err, &error, err ? NULL : &answer);
     request_free(req);
     npo_answer_fini(&answer);
+    send_next(link);
 }
 
 npo_err npo_link_open(uv_loop_t *loop, const char *address, npo_identity *identity,

@@ -186,6 +186,10 @@ static npo_err check_fit(evaluation *e)
             "x %d with 1 as the classifier reads them",
             e->setup.model->folder.root, (long long)shape.width, (long long)shape.height,
             (long long)shape.channels, NPO_CLASSIFIER_SIDE, NPO_CLASSIFIER_SIDE);
+    if (!e->ctx->task->spec->prompts)
+        return npo_error_set(e->ctx->error, NPO_E_USAGE,
+                             "the job names no prompts, expected them: prompt i is judged by the "
+                             "classifier's class i");
     if (e->setup.prompt_count > NPO_CLASSIFIER_CLASSES)
         return npo_error_set(
             e->ctx->error, NPO_E_RANGE,

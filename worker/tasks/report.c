@@ -116,10 +116,13 @@ static npo_err take_offset(report *r)
     results->blocks = r->blocks;
     cJSON_ArrayForEach(block, cJSON_GetObjectItem(r->offset, "blocks"))
     {
-        if (results->block_count == OFFSET_BLOCKS_MAX || !cJSON_IsNumber(block))
-            return npo_error_set(r->ctx->error, NPO_E_FORMAT,
-                                 "the features' offset by block is malformed");
-        r->blocks[results->block_count++] = (npo_offset_block){block->string, block->valuedouble};
+        if (results->block_count == OFFSET_BLOCKS_MAX)
+            return npo_error_set(r->ctx->error, NPO_E_LIMIT,
+                                 "the features have an offset of more than %d blocks",
+                                 OFFSET_BLOCKS_MAX);
+        /* null: a block that is all zero in the base has no relative norm. */
+        double relative = cJSON_IsNumber(block) ? block->valuedouble : NAN;
+        r->blocks[results->block_count++] = (npo_offset_block){block->string, relative};
     }
     return NPO_OK;
 }

@@ -25,7 +25,7 @@ static void assert_has(const char *text, const char *part)
 static void test_page_is_self_contained_and_honest(void **state)
 {
     npo_page_picture picture = {"scale 2", "\x89PNG", 4};
-    npo_offset_block blocks[] = {{"conv_in", 0.02}};
+    npo_offset_block blocks[] = {{"conv_in", 0.02}, {"zero_block", NAN}};
     cJSON *settings = cJSON_Parse("{\"name\":\"<demo>\"}");
     npo_results results = {.title = "A & B",
                            .settings = settings,
@@ -34,7 +34,7 @@ static void test_page_is_self_contained_and_honest(void **state)
                            .cell_count = CELL_COUNT,
                            .offset_total = 0.01,
                            .blocks = blocks,
-                           .block_count = 1};
+                           .block_count = 2};
     npo_buf buf = NPO_BUF_INIT;
     npo_page_write(&results, &picture, 1, &buf);
     assert_int_equal(npo_buf_err(&buf), NPO_OK);
@@ -48,6 +48,8 @@ static void test_page_is_self_contained_and_honest(void **state)
     assert_has(buf.data, "Seed 1: best distance 7.00 with Self-NPO (scale 2, beta 1) against 8.00 "
                          "with plain guidance (scale 2), 12.5 % less.");
     assert_has(buf.data, "1.000 % of the base");
+    assert_has(buf.data, "among 4 settings of Self-NPO and 3 of plain guidance");
+    assert_null(strstr(buf.data, "zero_block"));
     assert_int_equal(count_of(buf.data, "<tr><td>"), CELL_COUNT);
     assert_int_equal(count_of(buf.data, "<svg"), 3);
     assert_int_equal(count_of(buf.data, "http"), 0); /* nothing is fetched */

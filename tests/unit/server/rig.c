@@ -13,7 +13,8 @@ enum { CLIENT = 999 };
 static void open_server(npo_rig *rig)
 {
     npo_error error = {0};
-    const npo_store_options store = {.path = rig->path, .pages_max = rig->pages_max};
+    const npo_store_options store = {
+        .path = rig->path, .pages_max = rig->pages_max, .no_sync = true};
     if (npo_store_open(&store, &rig->store, &error) != NPO_OK)
         fail_msg("%s", error.text);
     rig->options.state_dir = rig->dir;

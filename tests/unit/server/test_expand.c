@@ -110,18 +110,18 @@ static void test_expand_stale_generation_uses_the_round_before(void **state)
         "\"},\"staleness\":1,\"round_steps\":1,\"generate\":{\"starts\":\"latents\"},"
         "\"train\":{\"steps\":3,\"batch\":1}}",
         "0 generate r0 0/1 x1 >0 {\"first_step\":0,\"steps\":1} model=a data=b\n"
-        "1 truncate r0 0/1 x1 >0 {\"first_step\":0,\"steps\":1} model=a pool=0.pool\n"
-        "2 train r0 0/1 x1 >1 {\"first_step\":0,\"steps\":1} model=a segment.0=1.segment@0\n"
+        "1 truncate r0 0/1 x1 >0 {\"first_step\":0,\"steps\":1} model=a pool=0.pool data=b\n"
+        "2 train r0 0/1 x1 >1 {\"first_step\":0,\"steps\":1} model=a segment.0=1.segment@0 data=b\n"
         "3 generate r1 0/1 x1 >0 {\"first_step\":1,\"steps\":1} model=a pool=1.pool data=b\n"
-        "4 truncate r1 0/1 x1 >0 {\"first_step\":1,\"steps\":1} model=a pool=3.pool\n"
+        "4 truncate r1 0/1 x1 >0 {\"first_step\":1,\"steps\":1} model=a pool=3.pool data=b\n"
         "5 train r1 0/1 x1 >2 {\"first_step\":1,\"steps\":1} model=a checkpoint=2.checkpoint "
-        "segment.0=4.segment@0\n"
+        "segment.0=4.segment@0 data=b\n"
         "6 generate r2 0/1 x1 >0 {\"first_step\":2,\"steps\":1} model=a checkpoint=2.checkpoint "
         "pool=4.pool data=b\n"
         "7 truncate r2 0/1 x1 >0 {\"first_step\":2,\"steps\":1} model=a checkpoint=2.checkpoint "
-        "pool=6.pool\n"
+        "pool=6.pool data=b\n"
         "8 train r2 0/1 x1 >3 {\"first_step\":2,\"steps\":1} model=a checkpoint=5.checkpoint "
-        "segment.0=7.segment@0\n"
+        "segment.0=7.segment@0 data=b\n"
         "9 export r2 0/1 x1 >0 {\"step\":3} model=a checkpoint=8.checkpoint\n");
 }
 

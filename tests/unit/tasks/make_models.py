@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import sys
+import zlib
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../e2e"))
 import tiny_model
@@ -22,6 +23,22 @@ def write_images(folder, split, count, side):
         file.write(struct.pack(">IIII", 0x803, count, side, side) + images)
     with open(f"{folder}/{split}-labels-idx1-ubyte", "wb") as file:
         file.write(struct.pack(">II", 0x801, count) + bytes(i % 3 for i in range(count)))
+
+
+def write_captions(folder, count):
+    """PNG images of 8x8, two captions."""
+    os.makedirs(folder)
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    with open(folder + "/captions.jsonl", "w") as lines:
+        for i in range(count):
+            rows = b"".join(bytes([0] + [(x * y * 4 + 9 * i) % 256 for x in range(8)]) for y in range(8))
+            with open(f"{folder}/{i}.png", "wb") as file:
+                file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
+                           + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+            lines.write(json.dumps({"file": f"{i}.png", "caption": ["a photo of a bar", "noise"][i % 2]}) + "\n")
 
 
 def set_unet(model, **changes):
@@ -51,6 +68,7 @@ def main(folder):
     os.makedirs(folder + "/vae/vae")
     with open(folder + "/vae/vae/config.json", "w") as file:
         file.write("{}\n")
+    write_captions(folder + "/captions", 6)
     os.makedirs(folder + "/large-data")
     write_images(folder + "/large-data", "train", 60, 28)
     write_images(folder + "/large-data", "t10k", 30, 28)

@@ -63,6 +63,27 @@ static void test_self_npo_staged_is_fused_full(void **state)
     check_staged_is_fused("generate.starts=full");
 }
 
+/* The job names no prompts: they are the data's, in every task. */
+static void test_self_npo_with_captions_of_the_data(void **state)
+{
+    static const char job[] =
+        "{'recipe':'self-npo','round_steps':1,'generate':{'starts':'latents'},"
+        "'train':{'steps':1,'batch':4,'micro_batch':2}}";
+    local_options options = {.threads = 1};
+    char changes[1200];
+    npo_error error = {0};
+    for (int fused = 0; fused < 2; fused++) {
+        snprintf(changes, sizeof changes, "model=%s data=%s pipeline=%s", model_path("tiny"),
+                 model_path("captions"), fused ? "fused" : "staged");
+        cJSON *spec = job_json(job, changes);
+        if (local_job_run(spec, job_path("captions-%d", fused), &options, &error) != NPO_OK)
+            fail_msg("%s", error.text);
+        cJSON_Delete(spec);
+    }
+    assert_same_file(job_path("captions-0/last-checkpoint"),
+                     job_path("captions-1/last-checkpoint"));
+}
+
 static void test_self_npo_repeats_its_bytes_warm_and_cold(void **state)
 {
     local_options cold = {.threads = 1, .fresh_cache = true};
@@ -150,6 +171,7 @@ int main(void)
         cmocka_unit_test(test_self_npo_staged_is_fused_with_branch),
         cmocka_unit_test(test_self_npo_staged_is_fused_from_latents),
         cmocka_unit_test(test_self_npo_staged_is_fused_full),
+        cmocka_unit_test(test_self_npo_with_captions_of_the_data),
         cmocka_unit_test(test_self_npo_repeats_its_bytes_warm_and_cold),
         cmocka_unit_test(test_self_npo_at_minus_one_never_conditions_the_target),
         cmocka_unit_test(test_self_npo_staleness_uses_the_older_average),

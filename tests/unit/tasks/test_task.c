@@ -89,6 +89,9 @@ static void test_task_checks_models(void **state)
                    "8 x 8 with 1 channels, expected 28 x 28");
     expect_failure("train", diffusion, two_steps, inputs("no-weights", data), NPO_E_NOT_FOUND,
                    "init_random");
+    snprintf(data, sizeof data, "data=%s", model_path("captions"));
+    expect_failure("train", diffusion, two_steps, inputs("tiny", data), NPO_E_USAGE,
+                   "has captions, and the job names prompts as well");
 }
 
 static void test_task_checks_files(void **state)

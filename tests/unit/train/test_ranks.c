@@ -70,11 +70,11 @@ static int run_rank(int rank, const char *store_dir, bool spoilt)
     npo_comm_store store;
     npo_comm *comm = NULL;
     npo_error error = {0};
-    alarm(30);
+    alarm(150);
     if (npo_comm_store_new_dir(store_dir, &store, &error))
         return 100;
     const npo_comm_gloo_options options = {
-        .rank = rank, .world = RANKS, .store = &store, .timeout_ms = 10000};
+        .rank = rank, .world = RANKS, .store = &store, .timeout_ms = 60000};
     if (npo_comm_new_gloo(&options, &comm, &error))
         return 101;
     small_unet_init(&unet, 1);
