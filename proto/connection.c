@@ -106,6 +106,14 @@ static npo_err encode(const npo_frame *frame, void **ret_message, npo_error *err
     return err;
 }
 
+/* An answer that nobody fetched would be overwritten by the next, and nanomsg would leak it. */
+static void discard_answer(npo_connection *connection)
+{
+    void *message = NULL;
+    if (nn_recv(connection->socket, &message, NN_MSG, NN_DONTWAIT) >= 0)
+        nn_freemsg(message);
+}
+
 npo_err npo_connection_send(npo_connection *connection, npo_message id, const cJSON *body,
                             const void *payload, size_t payload_len, uint64_t *ret_request,
                             npo_error *error)
@@ -126,6 +134,7 @@ npo_err npo_connection_send(npo_connection *connection, npo_message id, const cJ
     free(json);
     if (err)
         return err;
+    discard_answer(connection);
     /* REQ always takes a request; it waits inside for a connection. */
     if (nn_send(connection->socket, &message, NN_MSG, NN_DONTWAIT) < 0) {
         nn_freemsg(message);

@@ -41,9 +41,9 @@ static void send_route(npo_server_channel *channel, void *control_take, const vo
     struct nn_msghdr header = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control_take, .msg_controllen = NN_MSG};
     channel->has_answered = true;
-    /* On success nanomsg takes the control part. A failure is a lost answer: the client resends. */
-    if (nn_sendmsg(channel->socket, &header, NN_DONTWAIT) < 0)
-        nn_freemsg(control_take);
+    /* nanomsg frees the control part, also when it fails. A failure is a lost answer: the client
+     * resends. */
+    (void)nn_sendmsg(channel->socket, &header, NN_DONTWAIT);
 }
 
 static void reply_free(npo_reply_to *to)

@@ -9,7 +9,7 @@
 
 typedef struct {
     int64_t step, steps, round;
-    const char *phase;
+    const char *phase; /* NULL: no worker has said; the kind stands in for it */
     double loss, samples_per_s;
     char kind[16];
 } job_progress;
@@ -53,8 +53,6 @@ static job_progress measure(npo_server *server, const npo_job_record *job)
             add_member(server, job, job->members[place], &progress);
     if (!*progress.kind && job->rounds > 0)
         progress.round = job->steps > 0 ? job->step * job->rounds / job->steps : 0;
-    if (!progress.phase)
-        progress.phase = progress.kind;
     return progress;
 }
 
@@ -123,7 +121,8 @@ static void add_job(npo_server *server, npo_job_record *job, npo_buf *json)
     npo_buf_printf(json, ",\"step\":%lld,\"steps\":%lld,\"round\":%lld,\"rounds\":%lld,\"phase\":",
                    (long long)progress.step, (long long)progress.steps, (long long)progress.round,
                    (long long)job->rounds);
-    npo_json_add_text(json, *progress.phase ? progress.phase : NULL);
+    const char *phase = progress.phase ? progress.phase : progress.kind;
+    npo_json_add_text(json, *phase ? phase : NULL);
     add_number(json, "loss", progress.loss, true);
     add_number(json, "samples_per_s", progress.samples_per_s, progress.samples_per_s > 0);
     add_number(json, "eta_s", eta_s, eta_s >= 0);

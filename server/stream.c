@@ -96,6 +96,7 @@ void npo_stream_done(npo_server *server, npo_effect *effect, npo_request *reques
     }
     npo_buf_printf(json, "{\"size\":%llu,\"offset\":%llu}", (unsigned long long)effect->result_size,
                    (unsigned long long)effect->offset);
+    npo_buf_fini(&request->reply->payload);
     request->reply->payload = effect->bytes;
     effect->bytes = (npo_buf)NPO_BUF_INIT;
 }

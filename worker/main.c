@@ -151,6 +151,28 @@ static int fail(const npo_error *error, int code)
     return code;
 }
 
+static int print_crash_points(void)
+{
+    static const char *const programs[] = {"npoworker", "executor"};
+    for (int i = 0; i < 2; i++)
+        for (const char *const *name = npo_crash_points(programs[i]); *name; name++)
+            printf("%s\n", *name);
+    return 0;
+}
+
+static int run(const settings *set, char *program)
+{
+    int exit_code = 1;
+    npo_error error = {0};
+    if (set->crash_points)
+        return print_crash_points();
+    if (check_settings(set, &error))
+        return fail(&error, 2);
+    npo_err err = set->executor ? run_executor(set, &error)
+                                : run_supervisor(set, program, &exit_code, &error);
+    return err ? fail(&error, 1) : exit_code;
+}
+
 int main(int argc, char **argv)
 {
     settings set = {.state = "npo-worker",
@@ -159,28 +181,11 @@ int main(int argc, char **argv)
                     .cache_bytes = (int64_t)20 << 30};
     npo_options *options = NULL;
     npo_error error = {0};
-    int exit_code = 1;
-    npo_err err = npo_options_read(&spec, argc, argv, &set, &options, &error);
-    if (err)
+    if (npo_options_read(&spec, argc, argv, &set, &options, &error) || fill_defaults(&set, &error)) {
+        npo_options_free(options);
         return fail(&error, 2);
-    if (npo_options_requested(options) == NPO_OPTIONS_RUN ||
-        npo_options_requested(options) == NPO_OPTIONS_PRINT_CONFIG)
-        err = fill_defaults(&set, &error);
-    if (err)
-        exit_code = fail(&error, 2);
-    else if (npo_options_answer(&spec, options, &set, stdout))
-        exit_code = 0;
-    else if (set.crash_points) {
-        static const char *const programs[] = {"npoworker", "executor"};
-        for (int i = 0; i < 2; i++)
-            for (const char *const *name = npo_crash_points(programs[i]); *name; name++)
-                printf("%s\n", *name);
-        exit_code = 0;
-    } else if (check_settings(&set, &error))
-        exit_code = fail(&error, 2);
-    else if (set.executor ? run_executor(&set, &error)
-                          : run_supervisor(&set, argv[0], &exit_code, &error))
-        exit_code = fail(&error, 1);
+    }
+    int exit_code = npo_options_answer(&spec, options, &set, stdout) ? 0 : run(&set, argv[0]);
     npo_options_free(options);
     return exit_code;
 }

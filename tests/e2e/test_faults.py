@@ -102,7 +102,7 @@ def priority_goes_first_and_after_waits(box):
 def time_limit_ends_a_job(box):
     box.cluster(workers=1, fake=True)
     job = box.submit(endless(box, workers=1, time_limit_s=1))
-    check_in("time limit", box.wait_state(job, "failed")["error"], "error")
+    check_in("limit", box.wait_state(job, "failed")["error"], "error")
 
 
 # ---- tasks fail ----
@@ -334,9 +334,9 @@ def upload_of_a_client_that_died_goes_on(box):
     box.wait("a part of the file to arrive", arriving)
     sending.kill()
     check(os.path.exists(part[0]), "the whole file arrived before the sender could be killed")
-    held = os.path.getsize(part[0])
     digest = os.path.basename(part[0])[:32]
     box.processes[0].stop()
+    held = os.path.getsize(part[0]) # what was on its way has been written or dropped
     box.npod()
     with Wire(box.state + "/npod.sock") as wire:
         reply = wire.ask("upload_open", {"hash": digest, "size": 96 << 20})

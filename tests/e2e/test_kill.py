@@ -62,7 +62,7 @@ def run_job(box, env):
     cluster = Cluster(box, env)
     spec = box.self_npo(steps=6, round_steps=2, preview_rounds=1, sample={"count": 4, "steps": 4})
     submit = box.ctl_start("submit", box.job_file(spec), "--wait", "--id-only")
-    code = submit.wait(90)
+    code = submit.wait(2 * harness.WAIT_S)
     check(cluster.error is None, cluster.error)
     check_equal(code, 0, f"exit code of submit --wait, which said: {submit.log}")
     made = box.outputs(1)

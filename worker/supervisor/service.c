@@ -161,7 +161,8 @@ static void start_handles(npo_service *service)
 {
     static const int signums[] = {SIGTERM, SIGINT};
     uv_timer_init(&service->loop, &service->timer);
-    service->timer.data = service;
+    uv_timer_init(&service->loop, &service->patience);
+    service->timer.data = service->patience.data = service;
     for (int i = 0; i < 2; i++) {
         uv_signal_init(&service->loop, &service->signals[i]);
         service->signals[i].data = service;
@@ -186,6 +187,7 @@ static void close_all(npo_service *service)
     npo_link_close(service->control);
     npo_link_close(service->reports);
     close_handle((uv_handle_t *)&service->timer);
+    close_handle((uv_handle_t *)&service->patience);
     close_handle((uv_handle_t *)&service->signals[0]);
     close_handle((uv_handle_t *)&service->signals[1]);
     close_handle((uv_handle_t *)&service->hints_poll);

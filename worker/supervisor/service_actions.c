@@ -29,11 +29,21 @@ static void ask(npo_service *service, npo_message id, cJSON *body_take, npo_link
 
 /* ---- hello ---- */
 
+enum { PATIENCE_MS = 5000, PATIENCE_REPEAT_MS = 60000 };
+
+static void on_impatient(uv_timer_t *timer)
+{
+    const npo_service *service = timer->data;
+    npo_log_warn("no answer from npod at '%s' yet: waiting for it", service->options->address);
+}
+
 static void on_hello(void *self, uint64_t ticket, npo_err err, const npo_error *error,
                      const npo_answer *answer)
 {
     npo_service *service = self;
     npo_supervisor_event event = {.kind = NPO_EVENT_HELLO_DONE};
+    if (err != NPO_E_CANCELLED) /* else the loop is being closed */
+        uv_timer_stop(&service->patience);
     event.worker = err ? 0 : npo_json_int(answer->json, "worker", 0);
     if (!err && event.worker <= 0) {
         err = NPO_E_FORMAT;
@@ -90,6 +100,7 @@ static cJSON *hello_body(const npo_service *service)
 
 static void do_hello(npo_service *service, uint64_t ticket)
 {
+    uv_timer_start(&service->patience, on_impatient, PATIENCE_MS, PATIENCE_REPEAT_MS);
     ask(service, NPO_MESSAGE_HELLO, hello_body(service), on_hello, 0);
 }
 

@@ -31,6 +31,7 @@ typedef struct npo_service {
 
     uv_loop_t loop;
     uv_timer_t timer;
+    uv_timer_t patience; /* runs while hello is unanswered */
     uv_signal_t signals[2];
     uv_poll_t hints_poll;
     int hints; /* nanomsg socket */

@@ -55,7 +55,8 @@ static void test_idx_refuses_other_files(void **state)
     expect(bytes, sizeof small, NPO_E_FORMAT, "dimension 0 is 0");
     memset(bytes + 4, 0xff, 8);
     expect(bytes, sizeof small, NPO_E_LIMIT, "asks for more");
-    expect("\x1f\x8b\x08\0\0\0\0\0\0\3garbage, not deflate", 32, NPO_E_FORMAT, "cannot read");
+    static const char gzip[] = "\x1f\x8b\x08\0\0\0\0\0\0\3garbage, not deflate";
+    expect(gzip, sizeof gzip, NPO_E_FORMAT, "cannot read");
 }
 
 static void test_idx_refuses_a_damaged_gzip(void **state)
