@@ -44,11 +44,13 @@ run build/release --num-processes 2
 
 if [ "$sanitizers" = 1 ]; then
   configure build/asan --buildtype debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
-  ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0 \
+  ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
+    LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0 \
     UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
     run build/asan --num-processes 2 --suite unit --timeout-multiplier 4
   configure build/tsan --buildtype debugoptimized -Db_sanitize=thread -Db_lundef=false
-  TSAN_OPTIONS=halt_on_error=1 run build/tsan --num-processes 2 --suite tsan --timeout-multiplier 4
+  TSAN_OPTIONS=halt_on_error=1:suppressions=$PWD/tests/tsan.supp \
+    run build/tsan --num-processes 2 --suite tsan --timeout-multiplier 4
 fi
 
 python3 - "${logs[@]}" <<'EOF'
