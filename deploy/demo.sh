@@ -15,7 +15,7 @@ mkdir -p build
 echo "building (log: $build.log)"
 {
   [ -f $build/build.ninja ] || meson setup $build --buildtype release
-  ninja -C $build npod npoworker npoctl
+  ninja -C $build server/npod worker/npoworker ctl/npoctl
 } >$build.log 2>&1 || { tail -n 40 $build.log; exit 1; }
 
 export NPO_STATE=${NPO_STATE:-$PWD/build/demo}
