@@ -5,8 +5,8 @@
 #include "common/buf.h"
 
 void npo_base64_encode(const void *bytes, size_t len, npo_buf *ret_text);
-/* Errors: NPO_E_FORMAT for anything but whole, padded, canonical base64; NPO_E_LIMIT when size is too
- * small for the bytes. */
+/* Errors: NPO_E_FORMAT for anything but whole, padded, canonical base64; NPO_E_LIMIT when size is
+ * too small for the bytes. */
 npo_err npo_base64_decode(const char *text, void *ret_bytes, size_t size,
                           size_t *ret_len) NPO_MUST_CHECK;
 

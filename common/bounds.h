@@ -13,6 +13,8 @@ enum {
     NPO_UPLOAD_WINDOW = 2,             /* chunks in flight a connection */
     NPO_DRAIN_MAX = 256,               /* messages handled in one wake, one commit */
     NPO_RESEND_MS = 5000,              /* NN_REQ_RESEND_IVL */
+    NPO_RENEW_MS = 2000,               /* an answer overdue so long: connect anew; then twice ... */
+    NPO_RENEW_MAX_MS = 30000,          /* ... that, up to this */
     NPO_CLIENT_DEADLINE_MS = 5000,     /* npoctl: coordinator unreachable */
 
     /* leases */

@@ -172,7 +172,7 @@ static npo_err parse_bool(const char *text, bool *ret_value)
     static const struct {
         const char *text;
         bool value;
-    } words[] = {{"true", true}, {"false", false}, {"1", true},   {"0", false},
+    } words[] = {{"true", true}, {"false", false}, {"1", true},  {"0", false},
                  {"yes", true},  {"no", false},    {"on", true}, {"off", false}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         if (strcmp(words[i].text, text) == 0) {
@@ -207,8 +207,7 @@ static npo_err parse_whole(const char *text, bool with_suffix, int64_t *ret_valu
 
 static bool is_within(const npo_option *option, double value)
 {
-    return (option->min == 0 && option->max == 0) ||
-           (value >= option->min && value <= option->max);
+    return (option->min == 0 && option->max == 0) || (value >= option->min && value <= option->max);
 }
 
 static npo_err set_member(npo_options *options, const npo_option *option, const char *text,
@@ -245,12 +244,9 @@ static npo_err set_member(npo_options *options, const npo_option *option, const 
 }
 
 static const char *const expectations[] = {
-    [NPO_OPTION_BOOL] = "true or false",
-    [NPO_OPTION_INT] = "a whole number",
-    [NPO_OPTION_NUMBER] = "a number",
-    [NPO_OPTION_BYTES] = "bytes such as 4096, 64M or 2G",
-    [NPO_OPTION_STRING] = "text",
-    [NPO_OPTION_LIST] = "text",
+    [NPO_OPTION_BOOL] = "true or false", [NPO_OPTION_INT] = "a whole number",
+    [NPO_OPTION_NUMBER] = "a number",    [NPO_OPTION_BYTES] = "bytes such as 4096, 64M or 2G",
+    [NPO_OPTION_STRING] = "text",        [NPO_OPTION_LIST] = "text",
 };
 
 /* where: "--threads", "NPO_THREADS", "'file.json': threads". A higher source replaces a list of a
@@ -283,7 +279,7 @@ typedef struct {
     void *values;
     int argc;
     char **argv;
-    int at; /* of the argument being read */
+    int at;     /* of the argument being read */
     bool apply; /* the first pass only finds --config and checks */
 } flag_reader;
 

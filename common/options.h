@@ -55,7 +55,7 @@ typedef struct {
     /* Options shared by several commands; listed after the program's own. NULL, 0: none. */
     const npo_option *common_options;
     size_t common_count;
-    size_t rest_max; /* positional arguments allowed; more are refused */
+    size_t rest_max;   /* positional arguments allowed; more are refused */
     bool stop_at_rest; /* the first positional argument ends the options (a command's own follow) */
 } npo_options_spec;
 
@@ -69,8 +69,8 @@ typedef enum {
 typedef struct npo_options npo_options;
 
 /* Reads everything into *ret_struct. argv[0] is skipped. Free ret_options when the strings are no
- * longer used. Errors: NPO_E_USAGE (unknown option with the closest known one, missing value, out of
- * range, naming flag, variable or file), and those of reading the config file. */
+ * longer used. Errors: NPO_E_USAGE (unknown option with the closest known one, missing value, out
+ * of range, naming flag, variable or file), and those of reading the config file. */
 npo_err npo_options_read(const npo_options_spec *spec, int argc, char **argv, void *ret_struct,
                          npo_options **ret_options, npo_error *error) NPO_MUST_CHECK;
 void npo_options_free(npo_options *options);

@@ -296,7 +296,7 @@ static double flops_attention(const npo_op_desc *desc)
 
 static double flops_attention_backward(const npo_op_desc *desc)
 {
-    return 2.5 * flops_attention(desc);
+    return desc->want ? 2.5 * flops_attention(desc) : 0;
 }
 
 static npo_err shape_timestep(npo_op_desc *desc, npo_error *error)

@@ -15,7 +15,7 @@ void npo_vec_axpy(npo_backend *be, size_t n, float a, const float *x, float *y);
 void npo_vec_lerp(npo_backend *be, size_t n, float w, const float *x, float *y);  /* y = (1-w) y + w x */
 /* One AdamW step as torch.optim.AdamW computes it (decoupled decay first). step counts from 1. */
 typedef struct {
-    float lr, beta1, beta2, eps, weight_decay;
+    double lr, beta1, beta2, eps, weight_decay; /* f64: 1 - 0.999f has five digits */
     int64_t step;
 } npo_adamw;
 void npo_vec_adamw(npo_backend *be, size_t n, npo_adamw hyper, const float *grad, float *param,

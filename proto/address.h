@@ -17,7 +17,8 @@ npo_err npo_address_derive(const char *control, npo_endpoint endpoint,
                            char ret_address[NPO_ADDRESS_SIZE], npo_error *error) NPO_MUST_CHECK;
 /* True for ipc and for tcp on the loopback (127.0.0.0/8, localhost). */
 bool npo_address_is_local(const char *address);
-/* "ipc://STATE/npod.sock" with STATE made absolute: where npod of that folder listens by default. */
+/* "ipc://STATE/npod.sock" with STATE made absolute: where npod of that folder listens by default.
+ */
 npo_err npo_address_of_state(const char *state_dir, char ret_address[NPO_ADDRESS_SIZE],
                              npo_error *error) NPO_MUST_CHECK;
 

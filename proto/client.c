@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LOOK_MS = 500 }; /* between looks at whether a connection is to be renewed */
+
 struct npo_client {
     char address[NPO_ADDRESS_SIZE], bulk_address[NPO_ADDRESS_SIZE];
     npo_identity *identity;
@@ -27,7 +29,8 @@ npo_err npo_client_open(const npo_client_options *options, npo_client **ret_clie
     client->identity = options->identity;
     client->wake_fd = options->wake_fd > 0 ? options->wake_fd : -1;
     client->deadline_ms = options->deadline_ms ? options->deadline_ms : NPO_CLIENT_DEADLINE_MS;
-    npo_err err = npo_address_derive(options->address, NPO_ENDPOINT_CONTROL, client->address, error);
+    npo_err err =
+        npo_address_derive(options->address, NPO_ENDPOINT_CONTROL, client->address, error);
     if (!err)
         err = npo_address_derive(options->address, NPO_ENDPOINT_BULK, client->bulk_address, error);
     if (!err)
@@ -65,20 +68,19 @@ npo_err npo_client_bulk(npo_client *client, int index, npo_connection **ret_conn
     return NPO_OK;
 }
 
-/* Until fd is readable. Errors: NPO_E_UNREACHABLE at the deadline, NPO_E_CANCELLED. */
+/* Until fd is readable, or for a while. Errors: NPO_E_UNREACHABLE at the deadline, NPO_E_CANCELLED.
+ */
 static npo_err wait_readable(const npo_client *client, int fd, int64_t end_ms, npo_error *error)
 {
-    struct pollfd fds[] = {{.fd = fd, .events = POLLIN},
-                           {.fd = client->wake_fd, .events = POLLIN}};
-    int64_t left_ms = client->deadline_ms < 0 ? -1 : end_ms - npo_clock_ms();
-    if (client->deadline_ms >= 0 && left_ms < 0)
-        left_ms = 0;
-    int n = poll(fds, client->wake_fd >= 0 ? 2 : 1, (int)left_ms);
+    struct pollfd fds[] = {{.fd = fd, .events = POLLIN}, {.fd = client->wake_fd, .events = POLLIN}};
+    int64_t left_ms = client->deadline_ms < 0 ? LOOK_MS : end_ms - npo_clock_ms();
+    int64_t wait_ms = left_ms < 0 ? 0 : left_ms < LOOK_MS ? left_ms : LOOK_MS;
+    int n = poll(fds, client->wake_fd >= 0 ? 2 : 1, (int)wait_ms);
     if (n < 0 && errno != EINTR)
         return npo_error_errno(error, errno, "cannot wait for an answer");
     if (n > 0 && fds[1].revents && client->wake_fd >= 0)
         return npo_error_set(error, NPO_E_CANCELLED, "waiting for an answer was cancelled");
-    if (n == 0)
+    if (n == 0 && left_ms <= wait_ms && client->deadline_ms >= 0)
         return npo_error_set(error, NPO_E_UNREACHABLE, "no answer from '%s' within %g s",
                              client->address, (double)client->deadline_ms / 1000.0);
     return NPO_OK;
@@ -90,8 +92,10 @@ npo_err npo_client_wait(npo_client *client, npo_connection *connection, npo_answ
     int64_t end_ms = npo_clock_ms() + client->deadline_ms;
     npo_answer answer = {0};
     npo_err err;
-    while ((err = npo_connection_receive(connection, &answer, error)) == NPO_E_BUSY)
+    while ((err = npo_connection_receive(connection, &answer, error)) == NPO_E_BUSY) {
         NPO_TRY(wait_readable(client, npo_connection_fd(connection), end_ms, error));
+        npo_connection_renew(connection);
+    }
     if (err)
         return err;
     if (ret_answer)

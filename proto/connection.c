@@ -1,11 +1,14 @@
 #include "proto/connection.h"
 
 #include "common/bounds.h"
+#include "common/clock.h"
+#include "proto/address.h"
 #include "proto/socket.h"
 
 #include <errno.h>
 #include <nanomsg/nn.h>
 #include <nanomsg/reqrep.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -36,18 +39,21 @@ npo_err npo_identity_see_epoch(npo_identity *identity, uint64_t epoch, npo_error
         if (atomic_compare_exchange_weak(&identity->epoch, &seen, epoch))
             return NPO_OK;
     if (epoch < seen)
-        return npo_error_set(error, NPO_E_REFUSED,
-                             "the coordinator's epoch is %llu, but %llu was seen: it is out of date",
-                             (unsigned long long)epoch, (unsigned long long)seen);
+        return npo_error_set(
+            error, NPO_E_REFUSED,
+            "the coordinator's epoch is %llu, but %llu was seen: it is out of date",
+            (unsigned long long)epoch, (unsigned long long)seen);
     return NPO_OK;
 }
 
 /* ---- connection ---- */
 
 struct npo_connection {
-    int socket, fd;
+    int socket, fd, endpoint;
+    char address[NPO_ADDRESS_SIZE];
     npo_identity *identity;
-    uint64_t request; /* the last sent */
+    uint64_t request;              /* the last sent */
+    int64_t renew_at_ms, renew_ms; /* when an answer is overdue, and for how long it then was */
 };
 
 void npo_answer_fini(npo_answer *answer)
@@ -66,9 +72,10 @@ npo_err npo_connection_open(const char *address, npo_identity *identity,
         return npo_error_set(error, NPO_E_NOMEM, "cannot connect to '%s'", address);
     connection->socket = -1;
     connection->identity = identity;
+    snprintf(connection->address, sizeof connection->address, "%s", address);
     npo_err err = npo_socket_open(AF_SP, NN_REQ, &connection->socket, error);
     if (!err)
-        err = npo_socket_connect(connection->socket, address, error);
+        err = npo_socket_reconnect(connection->socket, address, &connection->endpoint, error);
     if (!err)
         err = npo_socket_fd(connection->socket, &connection->fd, error);
     if (err) {
@@ -90,6 +97,19 @@ void npo_connection_close(npo_connection *connection)
 int npo_connection_fd(const npo_connection *connection)
 {
     return connection->fd;
+}
+
+bool npo_connection_renew(npo_connection *connection)
+{
+    int64_t now_ms = npo_clock_ms();
+    if (now_ms < connection->renew_at_ms)
+        return false;
+    if (connection->renew_ms < NPO_RENEW_MAX_MS / 2)
+        connection->renew_ms *= 2;
+    connection->renew_at_ms = now_ms + connection->renew_ms;
+    /* A failure is tried again when it is due again. */
+    return npo_socket_reconnect(connection->socket, connection->address, &connection->endpoint,
+                                NULL) == NPO_OK;
 }
 
 static npo_err encode(const npo_frame *frame, void **ret_message, npo_error *error)
@@ -141,6 +161,8 @@ npo_err npo_connection_send(npo_connection *connection, npo_message id, const cJ
         return npo_socket_error(error, "cannot send '%s'", npo_message_find(id)->name);
     }
     connection->request = frame.request;
+    connection->renew_ms = NPO_RENEW_MS;
+    connection->renew_at_ms = npo_clock_ms() + NPO_RENEW_MS;
     if (ret_request)
         *ret_request = frame.request;
     return NPO_OK;

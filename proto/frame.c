@@ -62,10 +62,11 @@ static npo_err check_bounds(const npo_frame *frame, npo_error *error)
     /* Each part first, so that their sum cannot wrap. */
     if (frame->json_len > json_max || frame->payload_len > max ||
         frame->json_len + frame->payload_len > max)
-        return npo_error_set(error, NPO_E_LIMIT,
-                             "%s '%s' has %zu bytes of JSON and %zu of payload, at most %zu are allowed",
-                             frame->is_reply ? "reply to" : "message", info->name, frame->json_len,
-                             frame->payload_len, max);
+        return npo_error_set(
+            error, NPO_E_LIMIT,
+            "%s '%s' has %zu bytes of JSON and %zu of payload, at most %zu are allowed",
+            frame->is_reply ? "reply to" : "message", info->name, frame->json_len,
+            frame->payload_len, max);
     return NPO_OK;
 }
 

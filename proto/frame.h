@@ -67,9 +67,10 @@ typedef struct {
 } npo_frame;
 
 /* Reads a frame in place: ret_frame borrows from bytes. Bounds are those of the message (replies:
- * NPO_REPLY_BYTES_MAX of JSON and NPO_MESSAGE_BYTES_MAX in all). Errors: NPO_E_FORMAT, NPO_E_VERSION,
- * NPO_E_LIMIT, NPO_E_NOT_FOUND (no such message). On failure, when the header is whole, ret_frame
- * holds what of id, boot, request and epoch could be read, so that the refusal can be addressed. */
+ * NPO_REPLY_BYTES_MAX of JSON and NPO_MESSAGE_BYTES_MAX in all). Errors: NPO_E_FORMAT,
+ * NPO_E_VERSION, NPO_E_LIMIT, NPO_E_NOT_FOUND (no such message). On failure, when the header is
+ * whole, ret_frame holds what of id, boot, request and epoch could be read, so that the refusal can
+ * be addressed. */
 npo_err npo_frame_decode(const void *bytes, size_t len, npo_frame *ret_frame,
                          npo_error *error) NPO_MUST_CHECK;
 /* True when npo_frame_decode failed but a reply can be addressed (32 bytes, magic, not a reply). */

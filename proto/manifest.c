@@ -174,8 +174,7 @@ static npo_err read_file(const cJSON *item, const char *name, npo_manifest_file 
                              row.path);
     ret_file->size = (uint64_t)row.size;
     ret_file->path = strdup(row.path);
-    return ret_file->path ? NPO_OK
-                          : npo_error_set(error, NPO_E_NOMEM, "%s: out of memory", name);
+    return ret_file->path ? NPO_OK : npo_error_set(error, NPO_E_NOMEM, "%s: out of memory", name);
 }
 
 static npo_err check_order(const npo_manifest *manifest, const char *name, npo_error *error)

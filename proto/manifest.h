@@ -26,12 +26,13 @@ npo_err npo_manifest_build(const char *dir, npo_manifest *ret_manifest,
 npo_err npo_manifest_print(const npo_manifest *manifest, npo_buf *ret_text, npo_hash *ret_hash,
                            npo_error *error) NPO_MUST_CHECK;
 /* Reads text and refuses what npo_manifest_print would not have written (another order, unsafe or
- * duplicate paths, unknown keys). name stands in the sentence. Errors: NPO_E_FORMAT, NPO_E_LIMIT. */
+ * duplicate paths, unknown keys). name stands in the sentence. Errors: NPO_E_FORMAT, NPO_E_LIMIT.
+ */
 npo_err npo_manifest_parse(const char *text, size_t len, const char *name,
                            npo_manifest *ret_manifest, npo_error *error) NPO_MUST_CHECK;
 void npo_manifest_fini(npo_manifest *manifest); /* a zeroed one is fine */
-/* True when the file holds a manifest (by its first bytes): what tells a folder from a file where only
- * a hash is known. */
+/* True when the file holds a manifest (by its first bytes): what tells a folder from a file where
+ * only a hash is known. */
 bool npo_manifest_is_at(const char *path);
 /* As npo_manifest_is_at for bytes in memory. */
 bool npo_manifest_is_text(const void *bytes, size_t len);

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* nn_close drops what its I/O thread has not yet written; this long is given to the last answers. */
+/* nn_close drops what its I/O thread has not yet written; this long is given to the last answers.
+ */
 enum { FLUSH_MS = 100 };
 
 struct npo_server_channel {

@@ -1,11 +1,11 @@
-/* The server's end of the wire on a uv loop: a raw REP socket (control or bulk), and the PUB socket of
- * hints. Everything here belongs to the loop's thread.
+/* The server's end of the wire on a uv loop: a raw REP socket (control or bulk), and the PUB socket
+ * of hints. Everything here belongs to the loop's thread.
  *
- * One wake drains up to NPO_DRAIN_MAX requests. Each goes to handler.frame with a handle to answer it
- * by; after the last one handler.batch_end is called, so that one commit covers the batch and the
- * answers leave after it. An answer may also be given later (work on another thread), any time before
- * the channel is closed. Frames that cannot be decoded, belong to another channel, or are replies are
- * answered or dropped here and never reach the handler.
+ * One wake drains up to NPO_DRAIN_MAX requests. Each goes to handler.frame with a handle to answer
+ * it by; after the last one handler.batch_end is called, so that one commit covers the batch and
+ * the answers leave after it. An answer may also be given later (work on another thread), any time
+ * before the channel is closed. Frames that cannot be decoded, belong to another channel, or are
+ * replies are answered or dropped here and never reach the handler.
  *
  * A raw REP socket drops an answer whose pipe is busy without a word; clients have one request
  * outstanding and resend, so an answer lost is asked for again. */
@@ -34,18 +34,20 @@ npo_err npo_server_channel_open(uv_loop_t *loop, const char *address, npo_channe
                                 const npo_server_handler *handler, npo_server_channel **ret_channel,
                                 npo_error *error) NPO_MUST_CHECK;
 /* Stops reading at once, lets answers under way leave, then closes and calls closed(self) from the
- * loop; the channel is freed then. closed may be NULL. Handles still open must be dropped before. */
+ * loop; the channel is freed then. closed may be NULL. Handles still open must be dropped before.
+ */
 void npo_server_channel_close(npo_server_channel *channel, void (*closed)(void *self));
 /* Stands in the refusals that the channel sends itself. */
 void npo_server_channel_set_epoch(npo_server_channel *channel, uint64_t epoch);
 /* Requests refused here since opening (malformed, wrong channel, too large). */
 uint64_t npo_server_channel_refused(const npo_server_channel *channel);
 
-/* Answers with a whole frame (npo_frame_append). Remembered answers are better kept as JSON and sent by
- * npo_reply_send: an epoch of before a restore would be refused. Frees the handle in any case. */
+/* Answers with a whole frame (npo_frame_append). Remembered answers are better kept as JSON and
+ * sent by npo_reply_send: an epoch of before a restore would be refused. Frees the handle in any
+ * case. */
 void npo_reply_send_bytes(npo_reply_to *to_take, const void *bytes, size_t len);
-/* Answers with JSON text and a payload (NULL, 0: none); id, boot and request are the request's. Frees
- * the handle in any case. A reply over the bounds becomes a LIMIT error. */
+/* Answers with JSON text and a payload (NULL, 0: none); id, boot and request are the request's.
+ * Frees the handle in any case. A reply over the bounds becomes a LIMIT error. */
 void npo_reply_send(npo_reply_to *to_take, uint64_t epoch, const char *json, size_t json_len,
                     const void *payload, size_t payload_len);
 void npo_reply_drop(npo_reply_to *to_take);

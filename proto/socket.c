@@ -16,10 +16,10 @@ static npo_err code_of(int errnum)
         int errnum;
         npo_err code;
     } table[] = {
-        {EADDRINUSE, NPO_E_BUSY},    {EAGAIN, NPO_E_BUSY},       {ETIMEDOUT, NPO_E_TIMEOUT},
-        {ENOMEM, NPO_E_NOMEM},       {EINVAL, NPO_E_USAGE},      {ENAMETOOLONG, NPO_E_USAGE},
-        {ENODEV, NPO_E_USAGE},       {EPROTONOSUPPORT, NPO_E_USAGE},
-        {EADDRNOTAVAIL, NPO_E_USAGE}, {EMFILE, NPO_E_LIMIT},
+        {EADDRINUSE, NPO_E_BUSY}, {EAGAIN, NPO_E_BUSY},           {ETIMEDOUT, NPO_E_TIMEOUT},
+        {ENOMEM, NPO_E_NOMEM},    {EINVAL, NPO_E_USAGE},          {ENAMETOOLONG, NPO_E_USAGE},
+        {ENODEV, NPO_E_USAGE},    {EPROTONOSUPPORT, NPO_E_USAGE}, {EADDRNOTAVAIL, NPO_E_USAGE},
+        {EMFILE, NPO_E_LIMIT},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         if (table[i].errnum == errnum)
@@ -74,9 +74,20 @@ npo_err npo_socket_bind(int socket, const char *address, npo_error *error)
 
 npo_err npo_socket_connect(int socket, const char *address, npo_error *error)
 {
-    if (nn_connect(socket, address) >= 0)
-        return NPO_OK;
-    return npo_socket_error(error, "cannot connect to '%s'", address);
+    int endpoint = 0;
+    return npo_socket_reconnect(socket, address, &endpoint, error);
+}
+
+npo_err npo_socket_reconnect(int socket, const char *address, int *endpoint, npo_error *error)
+{
+    if (*endpoint > 0 && nn_shutdown(socket, *endpoint) < 0)
+        return npo_socket_error(error, "cannot leave '%s'", address);
+    *endpoint = 0;
+    int connected = nn_connect(socket, address);
+    if (connected < 0)
+        return npo_socket_error(error, "cannot connect to '%s'", address);
+    *endpoint = connected;
+    return NPO_OK;
 }
 
 npo_err npo_socket_fd(int socket, int *ret_fd, npo_error *error)

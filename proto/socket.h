@@ -11,6 +11,10 @@ void npo_socket_close(int socket); /* below 0: none */
 /* Errors: NPO_E_BUSY when somebody listens there already, NPO_E_USAGE for a bad address. */
 npo_err npo_socket_bind(int socket, const char *address, npo_error *error) NPO_MUST_CHECK;
 npo_err npo_socket_connect(int socket, const char *address, npo_error *error) NPO_MUST_CHECK;
+/* Connects in place of an earlier connection of this socket. *endpoint names it, 0: there is none
+ * yet; it becomes the new one's. What waits in the socket stays there. */
+npo_err npo_socket_reconnect(int socket, const char *address, int *endpoint,
+                             npo_error *error) NPO_MUST_CHECK;
 /* NN_RCVFD: level-triggered, owned by the socket. */
 npo_err npo_socket_fd(int socket, int *ret_fd, npo_error *error) NPO_MUST_CHECK;
 /* nn_errno() as an error, with "format: reason". */

@@ -29,15 +29,15 @@ typedef struct {
     const char *crash_point_chunk, *crash_point_done; /* npo_crash_point names, NULL: none */
 } npo_transfer;
 
-/* Publishes a file, or a folder (its files, then its manifest). Only what npod lacks is sent. The file
- * must not change meanwhile: that is found out and is NPO_E_CORRUPT. */
+/* Publishes a file, or a folder (its files, then its manifest). Only what npod lacks is sent. The
+ * file must not change meanwhile: that is found out and is NPO_E_CORRUPT. */
 npo_err npo_upload(const npo_transfer *transfer, const char *path, npo_artifact *ret_artifact,
                    npo_error *error) NPO_MUST_CHECK;
 /* Name and size of what npo_upload would publish, without a coordinator. */
 npo_err npo_upload_describe(const char *path, npo_artifact *ret_artifact,
                             npo_error *error) NPO_MUST_CHECK;
-/* Fetches one artifact's bytes to path by way of `path.part`, which a later call goes on with. The file
- * appears whole and verified; an existing one is replaced. */
+/* Fetches one artifact's bytes to path by way of `path.part`, which a later call goes on with. The
+ * file appears whole and verified; an existing one is replaced. */
 npo_err npo_download_file(const npo_transfer *transfer, const npo_hash *hash, const char *path,
                           uint64_t *ret_size, npo_error *error) NPO_MUST_CHECK;
 /* Fetches an artifact and, when it is a manifest, its files too, to path: a file or a folder, which

@@ -241,14 +241,41 @@ static bool all_ranks_done(npo_server *server, const npo_task_record *task, int6
                               0) >= task->world;
 }
 
+typedef struct {
+    int64_t id, waiting;
+    npo_task_state state;
+} dependent;
+
+/* One that waits for one task less, and is ready when that was the last. */
+static void release_one(npo_server *server, npo_job_record *job, dependent task)
+{
+    bool is_ready = task.state == NPO_TASK_WAITING && task.waiting == 1;
+    job->counts[NPO_TASK_READY] += is_ready;
+    job->counts[NPO_TASK_WAITING] -= is_ready;
+    npo_run(server->store, NPO_SQL_TASK_WAITING, npo_int(task.id), npo_int(task.waiting - 1),
+            npo_int(is_ready ? NPO_TASK_READY : task.state));
+}
+
 static void release_dependents(npo_server *server, npo_job_record *job, int64_t task)
 {
-    npo_query *rows = npo_ask(server->store, NPO_SQL_TASK_RELEASE, npo_int(task));
-    while (npo_query_next(rows)) {
-        bool is_ready = npo_query_int(rows, 0) != 0;
-        job->counts[NPO_TASK_READY] += is_ready;
-        job->counts[NPO_TASK_WAITING] -= is_ready;
-    }
+    enum { AT_ONCE = 64 };
+    dependent found[AT_ONCE];
+    int count;
+    int64_t after = 0;
+    do {
+        count = 0;
+        npo_query *rows =
+            npo_ask(server->store, NPO_SQL_TASK_DEPENDENTS, npo_int(task), npo_int(after));
+        while (count < AT_ONCE && npo_query_next(rows))
+            found[count++] = (dependent){.id = npo_query_int(rows, 0),
+                                         .state = (npo_task_state)npo_query_int(rows, 1),
+                                         .waiting = npo_query_int(rows, 2)};
+        npo_query_end(rows);
+        for (int i = 0; i < count; i++)
+            release_one(server, job, found[i]);
+        if (count > 0)
+            after = found[count - 1].id;
+    } while (count == AT_ONCE);
 }
 
 /* result: of the rank that was done last. */

@@ -1,4 +1,5 @@
-/* npoworker: reads the options, then is the supervisor, or (--executor, started by it) the executor. */
+/* npoworker: reads the options, then is the supervisor, or (--executor, started by it) the
+ * executor. */
 #include "common/bounds.h"
 #include "common/crash.h"
 #include "common/file.h"
@@ -46,8 +47,8 @@ static const npo_option table[] = {
      "error, warn, info or debug (default info)", 0, 0},
     {"executor", 0, NPO_OPTION_BOOL, NPO_OPTION_FLAG_ONLY | NPO_OPTION_HIDDEN, AT(executor), NULL,
      "be the executor", 0, 0},
-    {"crash-points", 0, NPO_OPTION_BOOL, NPO_OPTION_FLAG_ONLY | NPO_OPTION_HIDDEN,
-     AT(crash_points), NULL, "print the names that NPO_CRASH_AT knows", 0, 0},
+    {"crash-points", 0, NPO_OPTION_BOOL, NPO_OPTION_FLAG_ONLY | NPO_OPTION_HIDDEN, AT(crash_points),
+     NULL, "print the names that NPO_CRASH_AT knows", 0, 0},
 };
 
 static const npo_options_spec spec = {
@@ -66,8 +67,9 @@ static npo_err fill_defaults(settings *set, npo_error *error)
     static char cache[4096], host[256];
     cpu_set_t cores;
     if (set->threads == 0)
-        set->threads = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores)
-                                                                       : sysconf(_SC_NPROCESSORS_ONLN);
+        set->threads = sched_getaffinity(0, sizeof cores, &cores) == 0
+                           ? CPU_COUNT(&cores)
+                           : sysconf(_SC_NPROCESSORS_ONLN);
     if (!set->name) {
         if (gethostname(host, sizeof host - 1) < 0)
             return npo_error_set(error, NPO_E_USAGE, "--name: the host has no name, give one");
@@ -181,7 +183,8 @@ int main(int argc, char **argv)
                     .cache_bytes = (int64_t)20 << 30};
     npo_options *options = NULL;
     npo_error error = {0};
-    if (npo_options_read(&spec, argc, argv, &set, &options, &error) || fill_defaults(&set, &error)) {
+    if (npo_options_read(&spec, argc, argv, &set, &options, &error) ||
+        fill_defaults(&set, &error)) {
         npo_options_free(options);
         return fail(&error, 2);
     }

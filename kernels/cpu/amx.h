@@ -24,6 +24,9 @@ bool npo_amx_enable(void);
 void npo_amx_begin(void);
 void npo_amx_end(void);
 
+/* n values in rows, a multiple of 16. */
+void npo_amx_row(const float *x, size_t n, bool split, uint16_t *high, uint16_t *low);
+
 /* Positions of an image, as they come into a layout: position i holds the pixel at float at[i], or
  * zeros where at[i] is negative; at NULL: pixel after pixel. */
 typedef struct {
@@ -33,8 +36,6 @@ typedef struct {
     bool split;
 } npo_amx_image;
 
-/* high, low: [positions][channels]. */
-void npo_amx_rows(const npo_amx_image *image, uint16_t *high, uint16_t *low);
 /* high, low: row c at c * row; writes positions rounded up to 32, zeros behind. */
 void npo_amx_columns(const npo_amx_image *image, uint16_t *high, uint16_t *low, size_t row);
 /* high, low: an odd position count is filled up with a zero. */

@@ -59,15 +59,14 @@ void npo_cpu_adamw(npo_backend *be, size_t n, const npo_adamw *h, const float *g
                    float *exp_avg, float *exp_avg_sq)
 {
     const npo_cpu *cpu = be->device;
-    double beta1 = (double)h->beta1, beta2 = (double)h->beta2, lr = (double)h->lr;
     npo_adamw_scalars s = {
-        .keep = (float)(1 - lr * (double)h->weight_decay),
-        .new1 = (float)(1 - beta1),
-        .beta2 = h->beta2,
-        .new2 = (float)(1 - beta2),
-        .correction2 = (float)sqrt(1 - pow(beta2, (double)h->step)),
-        .eps = h->eps,
-        .step = (float)(lr / (1 - pow(beta1, (double)h->step))),
+        .keep = (float)(1 - h->lr * h->weight_decay),
+        .new1 = (float)(1 - h->beta1),
+        .beta2 = (float)h->beta2,
+        .new2 = (float)(1 - h->beta2),
+        .correction2 = (float)sqrt(1 - pow(h->beta2, (double)h->step)),
+        .eps = (float)h->eps,
+        .step = (float)(h->lr / (1 - pow(h->beta1, (double)h->step))),
     };
 #pragma omp parallel num_threads(npo_cpu_team(cpu, n))
     {

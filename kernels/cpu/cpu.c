@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* ---- instruction sets ---- */
 
@@ -141,14 +142,20 @@ static void cpu_close(npo_backend *be)
     free(cpu);
 }
 
+/* Large pieces in large pages: with small ones the arena spends a third of its bandwidth on address
+ * translation. */
 static npo_err cpu_alloc(npo_backend *be, size_t bytes, void **ret_memory)
 {
-    size_t rounded;
-    if (__builtin_add_overflow(bytes, 63, &rounded))
+    enum { PAGE = 2 << 20 };
+    size_t rounded, align = bytes >= PAGE ? PAGE : 64;
+    if (__builtin_add_overflow(bytes, align - 1, &rounded))
         return NPO_E_NOMEM;
-    void *memory = aligned_alloc(64, rounded ? rounded / 64 * 64 : 64);
+    rounded = rounded / align * align;
+    void *memory = aligned_alloc(align, rounded ? rounded : align);
     if (!memory)
         return NPO_E_NOMEM;
+    if (align == PAGE)
+        madvise(memory, rounded, MADV_HUGEPAGE);
     memset(memory, 0, bytes);
     *ret_memory = memory;
     return NPO_OK;

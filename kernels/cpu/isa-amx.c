@@ -75,15 +75,7 @@ ALWAYS_INLINE __m512i interleave(__m512i a, __m512i b)
     return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(a, 16), b);
 }
 
-/* The pixel of a position, or NULL. */
-ALWAYS_INLINE const float *pixel_at(const npo_amx_image *image, size_t i)
-{
-    if (!image->at)
-        return image->image + i * image->channels;
-    return image->at[i] < 0 ? NULL : image->image + image->at[i];
-}
-
-static void row_of(const float *x, size_t n, bool split, uint16_t *high, uint16_t *low)
+void npo_amx_row(const float *x, size_t n, bool split, uint16_t *high, uint16_t *low)
 {
     size_t i = 0;
     for (; i + 32 <= n; i += 32) {
@@ -103,45 +95,58 @@ static void row_of(const float *x, size_t n, bool split, uint16_t *high, uint16_
     }
 }
 
-void npo_amx_rows(const npo_amx_image *image, uint16_t *high, uint16_t *low)
+/* The pixels of 32 positions. A position without one reads zeros, whatever the channel. */
+typedef struct {
+    const float *pixel[32];
+    size_t mask[32];
+} block;
+
+ALWAYS_INLINE void find_pixels(const npo_amx_image *image, size_t first, size_t count, block *b)
 {
-    size_t c = image->channels;
-    for (size_t i = 0, count; i < image->positions; i += count) {
-        const float *x = pixel_at(image, i);
-        /* Neighbours in the image are one row. */
-        for (count = 1; x && i + count < image->positions; count++)
-            if (pixel_at(image, i + count) != x + count * c)
-                break;
-        if (x) {
-            row_of(x, count * c, image->split, high + i * c, low + i * c);
-            continue;
-        }
-        memset(high + i * c, 0, c * sizeof *high);
-        if (image->split)
-            memset(low + i * c, 0, c * sizeof *low);
+    static const float zeros[16];
+    for (size_t i = 0; i < count; i++) {
+        size_t at = first + i;
+        bool there = at < image->positions && (!image->at || image->at[at] >= 0);
+        size_t offset = image->at && there ? (size_t)image->at[at] : at * image->channels;
+        b->pixel[i] = there ? image->image + offset : zeros;
+        b->mask[i] = there ? SIZE_MAX : 0;
     }
 }
 
-/* 16 channels of two positions as pairs. */
-ALWAYS_INLINE split_value pair_at(const npo_amx_image *image, size_t i, size_t channel)
+/* 16 channels of positions 2 k and 2 k + 1 of a block as pairs. */
+ALWAYS_INLINE split_value pair_at(const block *b, size_t k, size_t channel, bool split)
 {
-    const float *even = i < image->positions ? pixel_at(image, i) : NULL;
-    const float *odd = i + 1 < image->positions ? pixel_at(image, i + 1) : NULL;
-    __m512 zero = _mm512_setzero_ps();
-    split_value a = split_floats(even ? _mm512_loadu_ps(even + channel) : zero, image->split);
-    split_value b = split_floats(odd ? _mm512_loadu_ps(odd + channel) : zero, image->split);
-    return (split_value){interleave(a.high, b.high), interleave(a.low, b.low)};
+    size_t even = 2 * k, odd = 2 * k + 1;
+    __m512 x = _mm512_loadu_ps(b->pixel[even] + (channel & b->mask[even]));
+    __m512 y = _mm512_loadu_ps(b->pixel[odd] + (channel & b->mask[odd]));
+    split_value p = split_floats(x, split), q = split_floats(y, split);
+    return (split_value){interleave(p.high, q.high), interleave(p.low, q.low)};
+}
+
+ALWAYS_INLINE void pairs(const npo_amx_image *image, bool split, uint16_t *high, uint16_t *low)
+{
+    block b;
+    size_t channels = image->channels, end = (image->positions + 1) / 2 * 2;
+    for (size_t first = 0; first < end; first += 32) {
+        size_t count = end - first < 32 ? end - first : 32;
+        find_pixels(image, first, count, &b);
+        for (size_t k = 0; k < count / 2; k++)
+            for (size_t c = 0; c < channels; c += 16) {
+                split_value p = pair_at(&b, k, c, split);
+                size_t at = (first + 2 * k) * channels + 2 * c;
+                _mm512_storeu_si512(high + at, p.high);
+                if (split)
+                    _mm512_storeu_si512(low + at, p.low);
+            }
+    }
 }
 
 void npo_amx_pairs(const npo_amx_image *image, uint16_t *high, uint16_t *low)
 {
-    for (size_t i = 0; i < image->positions; i += 2)
-        for (size_t c = 0; c < image->channels; c += 16) {
-            split_value p = pair_at(image, i, c);
-            _mm512_storeu_si512(high + i * image->channels + 2 * c, p.high);
-            if (image->split)
-                _mm512_storeu_si512(low + i * image->channels + 2 * c, p.low);
-        }
+    if (image->split)
+        pairs(image, true, high, low);
+    else
+        pairs(image, false, high, low);
 }
 
 /* 16 x 16 words, rows against columns. */
@@ -171,25 +176,37 @@ ALWAYS_INLINE void transpose_words(__m512i r[16])
     }
 }
 
-void npo_amx_columns(const npo_amx_image *image, uint16_t *high, uint16_t *low, size_t row)
+ALWAYS_INLINE void columns(const npo_amx_image *image, bool split, uint16_t *high, uint16_t *low,
+                           size_t row)
 {
-    for (size_t i = 0; i < image->positions; i += 32)
+    block b;
+    for (size_t first = 0; first < image->positions; first += 32) {
+        find_pixels(image, first, 32, &b);
         for (size_t c = 0; c < image->channels; c += 16) {
             __m512i h[16], l[16];
             for (size_t k = 0; k < 16; k++) {
-                split_value p = pair_at(image, i + 2 * k, c);
+                split_value p = pair_at(&b, k, c, split);
                 h[k] = p.high;
                 l[k] = p.low;
             }
             transpose_words(h);
             for (size_t k = 0; k < 16; k++)
-                _mm512_storeu_si512(high + (c + k) * row + i, h[k]);
-            if (!image->split)
+                _mm512_storeu_si512(high + (c + k) * row + first, h[k]);
+            if (!split)
                 continue;
             transpose_words(l);
             for (size_t k = 0; k < 16; k++)
-                _mm512_storeu_si512(low + (c + k) * row + i, l[k]);
+                _mm512_storeu_si512(low + (c + k) * row + first, l[k]);
         }
+    }
+}
+
+void npo_amx_columns(const npo_amx_image *image, uint16_t *high, uint16_t *low, size_t row)
+{
+    if (image->split)
+        columns(image, true, high, low, row);
+    else
+        columns(image, false, high, low, row);
 }
 
 /* ---- weights ---- */
@@ -371,29 +388,36 @@ typedef struct {
     float *c;            /* of the segment */
 } target;
 
-/* Writes `count` positions from sums of `columns` tiles side by side, rows of `columns` * 16. */
+/* count pixels that follow each other. */
+ALWAYS_INLINE void write_span(const npo_amx_product *p, const float *sums, size_t channel,
+                              size_t count, float *to, const int columns)
+{
+    const float *add = p->add ? p->add + (to - p->c) : NULL;
+    __m512 bias[2];
+    for (int k = 0; k < columns; k++)
+        bias[k] = p->bias ? _mm512_loadu_ps(p->bias + channel + 16 * k) : _mm512_setzero_ps();
+    for (size_t i = 0; i < count; i++, sums += 16 * columns, to += p->n)
+        for (int k = 0; k < columns; k++) {
+            __m512 y = _mm512_add_ps(_mm512_load_ps(sums + 16 * k), bias[k]);
+            if (add)
+                y = _mm512_add_ps(y, _mm512_loadu_ps(add + i * p->n + 16 * (size_t)k));
+            _mm512_storeu_ps(to + 16 * k, y);
+        }
+}
+
+/* Writes `count` positions from sums of `columns` tiles side by side, without the margins. */
 ALWAYS_INLINE void write_rows(const target *t, const float *sums, const int columns)
 {
     const npo_amx_product *p = t->p;
-    __m512 bias[2];
-    for (int k = 0; k < columns; k++)
-        bias[k] = p->bias ? _mm512_loadu_ps(p->bias + t->channel + 16 * k) : _mm512_setzero_ps();
     size_t line = t->first / p->line, column = t->first % p->line;
-    for (size_t i = 0; i < t->count; i++, column++) {
-        if (column == p->line) {
-            column = 0;
-            line++;
-        }
+    for (size_t i = 0, step; i < t->count; i += step, line++, column = 0) {
+        size_t left = p->line - column;
+        step = t->count - i < left ? t->count - i : left;
         if (column >= p->width)
             continue;
-        float *to = t->c + (line * p->width + column) * p->n + t->channel;
-        for (int k = 0; k < columns; k++) {
-            __m512 y = _mm512_add_ps(_mm512_load_ps(sums + i * 16 * (size_t)columns + 16 * k),
-                                     bias[k]);
-            if (p->add)
-                y = _mm512_add_ps(y, _mm512_loadu_ps(p->add + (to - p->c) + 16 * k));
-            _mm512_storeu_ps(to + 16 * k, y);
-        }
+        size_t count = step < p->width - column ? step : p->width - column;
+        write_span(p, sums + i * 16 * (size_t)columns, t->channel, count,
+                   t->c + (line * p->width + column) * p->n + t->channel, columns);
     }
 }
 

@@ -161,12 +161,19 @@ static void column_sums(size_t rows, size_t c, const float *x, const float *prev
     VF_EACH(i, m, c) {
         double total[VW] = {0};
         for (size_t first = 0; first < rows; first += BLOCK) {
-            size_t last = first + BLOCK < rows ? first + BLOCK : rows;
-            vf sum = vf_set(0);
-            for (size_t r = first; r < last; r++)
-                sum += vf_load_n(x + r * c + i, m);
+            size_t last = first + BLOCK < rows ? first + BLOCK : rows, r = first;
+            vf a = vf_set(0), b = a, d = a, e = a;
+            for (; r + 4 <= last; r += 4) {
+                a += vf_load_n(x + r * c + i, m);
+                b += vf_load_n(x + (r + 1) * c + i, m);
+                d += vf_load_n(x + (r + 2) * c + i, m);
+                e += vf_load_n(x + (r + 3) * c + i, m);
+            }
+            for (; r < last; r++)
+                a += vf_load_n(x + r * c + i, m);
+            a = (a + b) + (d + e);
             for (size_t k = 0; k < VW; k++)
-                total[k] += (double)sum[k];
+                total[k] += (double)a[k];
         }
         for (size_t k = 0; k < m; k++)
             y[i + k] = (prev ? prev[i + k] : 0) + (float)total[k];

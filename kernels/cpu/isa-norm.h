@@ -12,18 +12,27 @@ ALWAYS_INLINE void add_lanes(double *total, size_t m, vf v)
         total[k] += (double)v[k];
 }
 
+ALWAYS_INLINE vf power_of(vf d, const int power, vf sum)
+{
+    return power == 1 ? sum + d : vf_fma(d, d, sum);
+}
+
 /* Sums over positions of (x - mean[c])^power, power 1 or 2, into m doubles. */
-ALWAYS_INLINE void moment(size_t positions, size_t c, const float *x, vf mean, int power, size_t m,
-                          double *total)
+ALWAYS_INLINE void moment(size_t positions, size_t c, const float *x, vf mean, const int power,
+                          size_t m, double *total)
 {
     for (size_t first = 0; first < positions; first += NORM_BLOCK) {
-        size_t last = first + NORM_BLOCK < positions ? first + NORM_BLOCK : positions;
-        vf sum[4] = {0};
-        for (size_t r = first; r < last; r++) {
-            vf d = vf_load_n(x + r * c, m) - mean;
-            sum[r % 4] = power == 1 ? sum[r % 4] + d : vf_fma(d, d, sum[r % 4]);
+        size_t last = first + NORM_BLOCK < positions ? first + NORM_BLOCK : positions, r = first;
+        vf s0 = vf_set(0), s1 = s0, s2 = s0, s3 = s0;
+        for (; r + 4 <= last; r += 4) {
+            s0 = power_of(vf_load_n(x + r * c, m) - mean, power, s0);
+            s1 = power_of(vf_load_n(x + (r + 1) * c, m) - mean, power, s1);
+            s2 = power_of(vf_load_n(x + (r + 2) * c, m) - mean, power, s2);
+            s3 = power_of(vf_load_n(x + (r + 3) * c, m) - mean, power, s3);
         }
-        add_lanes(total, m, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+        for (; r < last; r++)
+            s0 = power_of(vf_load_n(x + r * c, m) - mean, power, s0);
+        add_lanes(total, m, (s0 + s1) + (s2 + s3));
     }
 }
 
@@ -43,8 +52,10 @@ static void group_stats(const npo_group_norm_sizes *s, const float *x, float *st
     for (int power = 1; power <= 2; power++) {
         memset(sums, 0, s->channels * sizeof *sums);
         VF_EACH(i, m, s->channels) {
-            vf mean = power == 1 ? vf_set(0) : vf_load_n(means + i, m);
-            moment(s->positions, s->channels, x + i, mean, power, m, sums + i);
+            if (power == 1)
+                moment(s->positions, s->channels, x + i, vf_set(0), 1, m, sums + i);
+            else
+                moment(s->positions, s->channels, x + i, vf_load_n(means + i, m), 2, m, sums + i);
         }
         for (size_t g = 0; g < s->groups; g++) {
             double mean = group_sum(sums + g * size, size) / count;

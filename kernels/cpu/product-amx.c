@@ -18,9 +18,8 @@ typedef struct {
     const npo_product_engine *engine;
     npo_product_geometry g;
     bool split;
-    /* Positions (npo_amx_image.at) of the frames of x and of the output's gradient, and of the
-     * latter spread over the frame of x. */
-    int32_t *at_forward, *at_backward, *at_pairs;
+    /* npo_amx_image.at of x in its frame, and of the output's gradient spread over the same. */
+    int32_t *table_columns, *table_pairs;
     size_t sample_positions; /* of x's frame, with the margin below shared by the next sample */
     size_t group, groups;    /* samples (rows of a linear layer) that weights' gradients take at once */
     size_t columns_row;      /* positions of a channel in the columns */
@@ -43,46 +42,35 @@ static size_t round_up(size_t n, size_t to)
 
 /* ---- preparing ---- */
 
-static npo_err make_table(const npo_frame *f, int32_t **ret_at)
+static int32_t *new_table(size_t positions)
 {
-    int32_t *at = malloc((f->pixels + SLACK) * sizeof *at);
-    if (!at)
-        return NPO_E_NOMEM;
-    for (size_t i = 0; i < f->pixels + SLACK; i++)
+    int32_t *at = malloc(positions * sizeof *at);
+    for (size_t i = 0; at && i < positions; i++)
         at[i] = -1;
-    for (size_t y = 0; y < f->height; y++)
-        for (size_t x = 0; x < f->width; x++)
-            at[(f->top + y * f->spread) * f->line + f->gap + x * f->spread] =
-                (int32_t)((y * f->width + x) * f->channels);
-    *ret_at = at;
-    return NPO_OK;
-}
-
-static npo_err make_pair_table(amx_state *s)
-{
-    const npo_product_geometry *g = &s->g;
-    const npo_frame *f = &g->forward;
-    size_t below = f->top > f->bottom ? f->top : f->bottom;
-    s->sample_positions = round_up((g->height + below) * f->line, 2);
-    s->at_pairs = malloc(s->sample_positions * sizeof *s->at_pairs);
-    if (!s->at_pairs)
-        return NPO_E_NOMEM;
-    for (size_t i = 0; i < s->sample_positions; i++)
-        s->at_pairs[i] = -1;
-    for (size_t y = 0; y < g->out_height; y++)
-        for (size_t x = 0; x < g->out_width; x++)
-            s->at_pairs[(y * f->line + x) * g->stride] =
-                (int32_t)((y * g->out_width + x) * g->out);
-    return NPO_OK;
+    return at;
 }
 
 static npo_err make_tables(amx_state *s)
 {
-    if (s->g.rows)
+    const npo_product_geometry *g = &s->g;
+    const npo_frame *f = &g->forward;
+    size_t below = f->top > f->bottom ? f->top : f->bottom;
+    if (g->rows)
         return NPO_OK;
-    NPO_TRY(make_table(&s->g.forward, &s->at_forward));
-    NPO_TRY(make_table(&s->g.backward, &s->at_backward));
-    return make_pair_table(s);
+    s->sample_positions = round_up((g->height + below) * f->line, 2);
+    s->table_columns = new_table(s->sample_positions);
+    s->table_pairs = new_table(s->sample_positions);
+    if (!s->table_columns || !s->table_pairs)
+        return NPO_E_NOMEM;
+    for (size_t y = 0; y < g->height; y++)
+        for (size_t x = 0; x < g->width; x++)
+            s->table_columns[(f->top + y) * f->line + f->gap + x] =
+                (int32_t)((y * g->width + x) * g->in);
+    for (size_t y = 0; y < g->out_height; y++)
+        for (size_t x = 0; x < g->out_width; x++)
+            s->table_pairs[(y * f->line + x) * g->stride] =
+                (int32_t)((y * g->out_width + x) * g->out);
+    return NPO_OK;
 }
 
 /* As many samples or rows as fit into the second-level cache with both factors, but so that each
@@ -142,9 +130,8 @@ static void amx_finish(npo_op_work *work)
     amx_state *s = work->state;
     if (!s)
         return;
-    free(s->at_forward);
-    free(s->at_backward);
-    free(s->at_pairs);
+    free(s->table_columns);
+    free(s->table_pairs);
     free(s);
     work->state = NULL;
 }
@@ -197,7 +184,6 @@ static npo_err amx_pack(const npo_cpu *cpu, const npo_op_work *work, const float
 /* What a unit reads and writes, in either direction. */
 typedef struct {
     const npo_frame *frame;
-    const int32_t *at;
     size_t low, kernel_height, run, stride, out_width, n;
     const float *image; /* of the sample */
     const uint16_t *packed;
@@ -205,24 +191,38 @@ typedef struct {
     float *c;
 } pass;
 
+/* The image in its frame, whose margins are zero already; of a linear layer's block just the rows. */
+static void put_in_frame(const amx_state *s, const pass *q, size_t pixels, uint16_t *rows)
+{
+    const npo_frame *f = q->frame;
+    size_t c = f->channels;
+    if (s->g.rows) {
+        npo_amx_row(q->image, pixels * c, s->split, rows, rows + q->low);
+        return;
+    }
+    for (size_t y = 0; y < f->height; y++) {
+        uint16_t *to = rows + ((f->top + y * f->spread) * f->line + f->gap) * c;
+        const float *from = q->image + y * f->width * c;
+        if (f->spread == 1) {
+            npo_amx_row(from, f->width * c, s->split, to, to + q->low);
+            continue;
+        }
+        for (size_t x = 0; x < f->width; x++, from += c, to += f->spread * c)
+            npo_amx_row(from, c, s->split, to, to + q->low);
+    }
+}
+
 static void run_pass(const amx_state *s, const pass *q, npo_product_unit u, uint16_t *rows)
 {
     const npo_frame *f = q->frame;
-    size_t channels = f->channels, line = q->stride == 1 ? f->line : q->out_width;
-    npo_amx_image image = {
-        .image = q->image,
-        .at = q->at,
-        .positions = q->at ? f->pixels : u.pixels,
-        .channels = channels,
-        .split = s->split,
-    };
-    npo_amx_rows(&image, rows, rows + q->low);
     bool whole = q->stride == 1; /* lines follow each other with their margins */
+    size_t channels = f->channels, line = whole && !s->g.rows ? f->line : u.pixels;
+    put_in_frame(s, q, u.pixels, rows);
     npo_amx_product p = {
         .split = s->split,
         .segments = whole ? 1 : u.lines,
         .positions = whole ? (u.lines - 1) * line + u.pixels : u.pixels,
-        .line = q->at ? line : u.pixels,
+        .line = line,
         .width = u.pixels,
         .runs = q->kernel_height,
         .run = q->run,
@@ -241,12 +241,10 @@ static void run_pass(const amx_state *s, const pass *q, npo_product_unit u, uint
     npo_amx_forward(&p);
 }
 
-/* Tiles read a little past the last position: zeros, so that nothing there can be a NaN. */
-static void clear_slack(const amx_state *s, const npo_frame *f, size_t low, uint16_t *rows)
+/* Margins, and what tiles read past the last position: there must be no NaN. */
+static void clear_frame(const amx_state *s, size_t low, uint16_t *rows)
 {
-    size_t used = f->pixels * f->channels;
-    for (size_t k = 0; k < planes(s); k++)
-        memset(rows + k * low + used, 0, (low - used) * sizeof *rows);
+    memset(rows, 0, planes(s) * low * sizeof *rows);
 }
 
 static void forward_unit(const npo_cpu *cpu, const amx_state *s, const npo_op_args *args,
@@ -264,7 +262,6 @@ static void forward_unit(const npo_cpu *cpu, const amx_state *s, const npo_op_ar
     }
     pass q = {
         .frame = &g->forward,
-        .at = s->at_forward,
         .low = s->forward_low,
         .kernel_height = g->kernel_height,
         .run = g->kernel_width * g->in,
@@ -289,7 +286,7 @@ static npo_err amx_forward(const npo_cpu *cpu, const npo_op_work *work, const np
 #pragma omp parallel num_threads(npo_cpu_team(cpu, macs))
     {
         char *scratch = (char *)args->scratch + (size_t)omp_get_thread_num() * s->forward_bytes;
-        clear_slack(s, &g->forward, s->forward_low, (uint16_t *)(void *)scratch);
+        clear_frame(s, s->forward_low, (uint16_t *)(void *)scratch);
         npo_amx_begin();
 #pragma omp for schedule(static)
         for (size_t i = 0; i < g->n * g->parts; i++)
@@ -307,7 +304,6 @@ static void data_unit(const amx_state *s, const npo_op_args *args, npo_product_u
     size_t in = (u.sample * g->height + u.first) * g->width * g->in;
     pass q = {
         .frame = &g->backward,
-        .at = s->at_backward,
         .low = s->backward_low,
         .kernel_height = g->kernel_height,
         .run = g->kernel_width * g->out,
@@ -344,11 +340,11 @@ static size_t put_samples(const amx_state *s, const float *x, const float *dy, s
     for (size_t i = 0; i < count; i++) {
         size_t at = i * positions;
         image.image = x + i * g->height * g->width * g->in;
-        image.at = s->at_forward;
+        image.at = s->table_columns;
         image.channels = g->in;
         npo_amx_columns(&image, columns + at, columns + s->columns_low + at, s->columns_row);
         image.image = dy + i * g->out_height * g->out_width * g->out;
-        image.at = s->at_pairs;
+        image.at = s->table_pairs;
         image.channels = g->out;
         npo_amx_pairs(&image, pairs + at * g->out, pairs + s->pairs_low + at * g->out);
     }
@@ -456,7 +452,7 @@ static void backward_thread(const npo_cpu *cpu, const amx_state *s, const npo_op
             weights_group(cpu, s, args, i, scratch);
     }
     if (npo_wants(args, 0)) {
-        clear_slack(s, &g->backward, s->backward_low, (uint16_t *)(void *)scratch);
+        clear_frame(s, s->backward_low, (uint16_t *)(void *)scratch);
 #pragma omp for schedule(static)
         for (size_t i = 0; i < g->n * g->parts; i++)
             data_unit(s, args, npo_product_unit_at(g, i, g->height, g->width), scratch);

@@ -1,7 +1,7 @@
-/* Stands in for worker/tasks and the CPU backend: every kind of task gives, within milliseconds, outputs
- * whose bytes are a function of the seed, the task's place in the job and the bytes of its inputs. So a
- * test that kills processes sees by the last hash whether anything went a wrong way, and the control
- * plane runs under sanitizers that the kernels cannot run under.
+/* Stands in for worker/tasks and the CPU backend: every kind of task gives, within milliseconds,
+ * outputs whose bytes are a function of the seed, the task's place in the job and the bytes of its
+ * inputs. So a test that kills processes sees by the last hash whether anything went a wrong way,
+ * and the control plane runs under sanitizers that the kernels cannot run under.
  *
  * Words in the job's name say how a task shall behave:
  *   step-ms=N         each step takes N ms              bytes=N     size of large outputs
@@ -197,8 +197,8 @@ static npo_err join_gang(fake *self)
         npo_hash part;
         size_t len = 0;
         snprintf(key, sizeof key, "rank.%d", rank);
-        npo_err err = services->store_get(services->self, key, GANG_TIMEOUT_MS, &part, sizeof part,
-                                          &len);
+        npo_err err =
+            services->store_get(services->self, key, GANG_TIMEOUT_MS, &part, sizeof part, &len);
         if (err || len != sizeof part)
             return npo_error_set(self->error, err ? err : NPO_E_PEER, "rank %d did not come: %s",
                                  rank, npo_err_text(err));
@@ -315,8 +315,8 @@ static const struct {
     const char *kind;
     npo_err (*outputs)(fake *self);
 } kinds[] = {
-    {"generate", outputs_of_pool},  {"truncate", outputs_of_pool}, {"train", outputs_of_train},
-    {"sample", outputs_of_sample},  {"export", outputs_of_export}, {"evaluate", outputs_of_evaluate},
+    {"generate", outputs_of_pool}, {"truncate", outputs_of_pool}, {"train", outputs_of_train},
+    {"sample", outputs_of_sample}, {"export", outputs_of_export}, {"evaluate", outputs_of_evaluate},
     {"report", outputs_of_report},
 };
 

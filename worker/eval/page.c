@@ -327,15 +327,9 @@ static void write_settings(const page *p)
 {
     if (!p->results->settings)
         return;
-    char *text = cJSON_Print(p->results->settings);
-    if (!text) {
-        p->buf->err = NPO_E_NOMEM;
-        return;
-    }
     npo_buf_str(p->buf, "<h2>Settings</h2>\n<pre>");
-    npo_chart_escape(text, p->buf);
+    npo_chart_escape(p->results->settings, p->buf);
     npo_buf_str(p->buf, "</pre>\n");
-    cJSON_free(text);
 }
 
 void npo_page_write(const npo_results *results, const npo_page_picture *pictures,

@@ -1,4 +1,5 @@
 #include "worker/eval/results.h"
+#include "worker/eval/json_out.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -88,97 +89,85 @@ size_t npo_cells_seeds(const npo_cell *cells, size_t count, int64_t *ret_seeds, 
     return found;
 }
 
-/* ---- metrics.json; every helper adds to an object that the caller checks once ---- */
+/* ---- metrics.json ---- */
 
-static void add_number(cJSON *object, const char *key, double value)
+static void write_cell(npo_buf *buf, const npo_cell *cell)
 {
-    if (isfinite(value))
-        cJSON_AddNumberToObject(object, key, value);
-    else
-        cJSON_AddNullToObject(object, key);
+    bool own = cell->key.method == NPO_METHOD_SELF_NPO;
+    npo_buf_str(buf, "{\"method\": ");
+    npo_json_out_text(buf, npo_method_name(cell->key.method));
+    npo_json_out_member(buf, ", ", "scale", cell->key.scale);
+    npo_json_out_member(buf, ", ", "beta", own ? cell->key.beta : NAN);
+    npo_json_out_member(buf, ", ", "seed", (double)cell->key.seed);
+    npo_json_out_member(buf, ", ", "samples", (double)cell->samples);
+    npo_json_out_member(buf, ", ", "frechet", cell->frechet);
+    npo_json_out_member(buf, ", ", "accuracy", cell->scores.accuracy);
+    npo_json_out_member(buf, ", ", "confidence", cell->scores.confidence);
+    npo_json_out_member(buf, ", ", "wins", (double)cell->wins.wins);
+    npo_json_out_member(buf, ", ", "ties", (double)cell->wins.ties);
+    npo_json_out_member(buf, ", ", "losses", (double)cell->wins.losses);
+    npo_json_out_member(buf, ", ", "win_rate", npo_wins_rate(cell->wins));
+    npo_buf_str(buf, "}");
 }
 
-static void add_cell(cJSON *list, const npo_cell *cell)
+static void write_best_of(npo_buf *buf, const char *key, const npo_cell *cell)
 {
-    cJSON *object = cJSON_CreateObject();
-    cJSON_AddItemToArray(list, object);
-    cJSON_AddStringToObject(object, "method", npo_method_name(cell->key.method));
-    add_number(object, "scale", cell->key.scale);
-    add_number(object, "beta", cell->key.method == NPO_METHOD_SELF_NPO ? cell->key.beta : NAN);
-    add_number(object, "seed", (double)cell->key.seed);
-    add_number(object, "samples", (double)cell->samples);
-    add_number(object, "frechet", cell->frechet);
-    add_number(object, "accuracy", cell->scores.accuracy);
-    add_number(object, "confidence", cell->scores.confidence);
-    add_number(object, "wins", (double)cell->wins.wins);
-    add_number(object, "ties", (double)cell->wins.ties);
-    add_number(object, "losses", (double)cell->wins.losses);
-    add_number(object, "win_rate", npo_wins_rate(cell->wins));
-}
-
-static void add_best_of(cJSON *object, const char *key, const npo_cell *cell)
-{
+    npo_buf_printf(buf, ", \"%s\": ", key);
     if (!cell) {
-        cJSON_AddNullToObject(object, key);
+        npo_buf_str(buf, "null");
         return;
     }
-    cJSON *best = cJSON_AddObjectToObject(object, key);
-    add_number(best, "scale", cell->key.scale);
+    npo_json_out_member(buf, "{", "scale", cell->key.scale);
     if (cell->key.method == NPO_METHOD_SELF_NPO)
-        add_number(best, "beta", cell->key.beta);
-    add_number(best, "frechet", cell->frechet);
+        npo_json_out_member(buf, ", ", "beta", cell->key.beta);
+    npo_json_out_member(buf, ", ", "frechet", cell->frechet);
+    npo_buf_str(buf, "}");
 }
 
-static void add_best(cJSON *list, const npo_results *results, int64_t seed)
+static void write_best(npo_buf *buf, const npo_results *results, int64_t seed)
 {
     int64_t p = npo_cells_best(results->cells, results->cell_count, NPO_METHOD_PLAIN, seed);
     int64_t s = npo_cells_best(results->cells, results->cell_count, NPO_METHOD_SELF_NPO, seed);
     const npo_cell *plain = p < 0 ? NULL : &results->cells[p];
-    const npo_cell *self_npo = s < 0 ? NULL : &results->cells[s];
-    cJSON *object = cJSON_CreateObject();
-    cJSON_AddItemToArray(list, object);
-    add_number(object, "seed", (double)seed);
-    add_best_of(object, "plain", plain);
-    add_best_of(object, "self_npo", self_npo);
-    add_number(object, "change", plain && self_npo ? self_npo->frechet / plain->frechet - 1 : NAN);
+    const npo_cell *own = s < 0 ? NULL : &results->cells[s];
+    npo_json_out_member(buf, "{", "seed", (double)seed);
+    write_best_of(buf, "plain", plain);
+    write_best_of(buf, "self_npo", own);
+    npo_json_out_member(buf, ", ", "change",
+                        plain && own ? own->frechet / plain->frechet - 1 : NAN);
+    npo_buf_str(buf, "}");
 }
 
-static void add_offset(cJSON *json, const npo_results *results)
+static void write_offset(npo_buf *buf, const npo_results *results)
 {
-    cJSON *offset = cJSON_AddObjectToObject(json, "offset");
-    add_number(offset, "total", results->offset_total);
-    cJSON *blocks = cJSON_AddObjectToObject(offset, "blocks");
+    npo_json_out_member(buf, " \"offset\": {", "total", results->offset_total);
+    npo_buf_str(buf, ", \"blocks\": {");
     for (size_t i = 0; i < results->block_count; i++)
-        add_number(blocks, results->blocks[i].name, results->blocks[i].relative);
+        npo_json_out_member(buf, i ? ", " : "", results->blocks[i].name,
+                            results->blocks[i].relative);
+    npo_buf_str(buf, "}},\n");
 }
 
-npo_err npo_results_json(const npo_results *results, cJSON **ret_json)
+void npo_results_json(const npo_results *results, npo_buf *ret_buf)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (!json)
-        return NPO_E_NOMEM;
-    cJSON_AddStringToObject(json, "format", "npo-metrics-1");
-    cJSON_AddStringToObject(json, "title", results->title);
-    add_number(json, "real_samples", (double)results->real_samples);
-    cJSON_AddItemToObject(json, "settings",
-                          results->settings ? cJSON_Duplicate(results->settings, true)
-                                            : cJSON_CreateNull());
-    add_offset(json, results);
-    cJSON *cells = cJSON_AddArrayToObject(json, "cells");
-    for (size_t i = 0; i < results->cell_count; i++)
-        add_cell(cells, &results->cells[i]);
     int64_t seeds[NPO_RESULTS_SEEDS_MAX];
     size_t seed_count =
         npo_cells_seeds(results->cells, results->cell_count, seeds, NPO_RESULTS_SEEDS_MAX);
-    cJSON *best = cJSON_AddArrayToObject(json, "best");
-    for (size_t i = 0; i < seed_count; i++)
-        add_best(best, results, seeds[i]);
-    /* cJSON leaves an item out when memory fails: the last one tells. */
-    if (!best || cJSON_GetArraySize(cells) != (int)results->cell_count ||
-        cJSON_GetArraySize(best) != (int)seed_count) {
-        cJSON_Delete(json);
-        return NPO_E_NOMEM;
+    npo_buf_str(ret_buf, "{\"format\": \"npo-metrics-1\",\n \"title\": ");
+    npo_json_out_text(ret_buf, results->title);
+    npo_json_out_member(ret_buf, ",\n ", "real_samples", (double)results->real_samples);
+    npo_buf_printf(ret_buf, ",\n \"settings\": %s,\n",
+                   results->settings ? results->settings : "null");
+    write_offset(ret_buf, results);
+    npo_buf_str(ret_buf, " \"cells\": [");
+    for (size_t i = 0; i < results->cell_count; i++) {
+        npo_buf_str(ret_buf, i ? ",\n  " : "\n  ");
+        write_cell(ret_buf, &results->cells[i]);
     }
-    *ret_json = json;
-    return NPO_OK;
+    npo_buf_str(ret_buf, "],\n \"best\": [");
+    for (size_t i = 0; i < seed_count; i++) {
+        npo_buf_str(ret_buf, i ? ",\n  " : "\n  ");
+        write_best(ret_buf, results, seeds[i]);
+    }
+    npo_buf_str(ret_buf, "]}\n");
 }

@@ -3,8 +3,9 @@
 #ifndef NPO_WORKER_EVAL_RESULTS_H
 #define NPO_WORKER_EVAL_RESULTS_H
 
-#include "common/json.h"
+#include "common/buf.h"
 #include "worker/eval/scores.h"
+#include <stdbool.h>
 
 typedef enum {
     NPO_METHOD_NONE,     /* conditional prediction alone, guidance scale 1 */
@@ -50,8 +51,8 @@ typedef struct {
 } npo_offset_block;
 
 typedef struct {
-    const char *title;     /* of the job */
-    const cJSON *settings; /* what was asked, as the job file has it; NULL: none */
+    const char *title;    /* of the job */
+    const char *settings; /* JSON text: what the cells were made with; NULL: none */
     int64_t real_samples;
     const npo_cell *cells;
     size_t cell_count;
@@ -62,12 +63,12 @@ typedef struct {
 
 #define NPO_RESULTS_SEEDS_MAX 64
 
-/* metrics.json, version "npo-metrics-1": {"format", "title", "real_samples", "settings", "offset":
- * {"total", "blocks": {..}}, "cells": [{"method", "scale", "beta", "seed", "samples", "frechet",
- * "accuracy", "confidence", "wins", "ties", "losses", "win_rate"}], "best": [{"seed", "plain":
- * {"scale", "frechet"}, "self_npo": {"scale", "beta", "frechet"}, "change"}]}. change: the relative
- * change of the least distance, negative where Self-NPO is better. beta and win_rate are null where
- * they mean nothing. Errors: NPO_E_NOMEM. */
-npo_err npo_results_json(const npo_results *results, cJSON **ret_json) NPO_MUST_CHECK;
+/* Appends metrics.json, version "npo-metrics-1": {"format", "title", "real_samples", "settings",
+ * "offset": {"total", "blocks": {..}}, "cells": [{"method", "scale", "beta", "seed", "samples",
+ * "frechet", "accuracy", "confidence", "wins", "ties", "losses", "win_rate"}], "best": [{"seed",
+ * "plain": {"scale", "frechet"}, "self_npo": {"scale", "beta", "frechet"}, "change"}]}. change: the
+ * relative change of the least distance, negative where Self-NPO is better. beta and win_rate are
+ * null where they mean nothing. Failure is that of ret_buf. */
+void npo_results_json(const npo_results *results, npo_buf *ret_buf);
 
 #endif

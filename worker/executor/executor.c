@@ -219,7 +219,8 @@ static void run_tasks(executor *ex, npo_task_cache *cache)
 
 /* ---- the process ---- */
 
-/* The CPU is shared, so its lock is the worker's own; another device has one for the whole machine. */
+/* The CPU is shared, so its lock is the worker's own; another device has one for the whole machine.
+ */
 static npo_err lock_path(const npo_executor_options *options, char **ret_path, npo_error *error)
 {
     char device[64];

@@ -1,6 +1,6 @@
-/* The executor process: owns the device, keeps models loaded from task to task, runs one task at a time
- * by npo_task_run (worker/tasks). It knows nothing of npod: what it needs is fetched for it, what it makes
- * is published for it. */
+/* The executor process: owns the device, keeps models loaded from task to task, runs one task at a
+ * time by npo_task_run (worker/tasks). It knows nothing of npod: what it needs is fetched for it,
+ * what it makes is published for it. */
 #ifndef NPO_WORKER_EXECUTOR_EXECUTOR_H
 #define NPO_WORKER_EXECUTOR_EXECUTOR_H
 

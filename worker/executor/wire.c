@@ -21,8 +21,8 @@ struct npo_wire {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     /* under the lock */
-    cJSON *task;  /* an order not yet taken */
-    cJSON *store; /* the last answer not yet taken */
+    cJSON *task;               /* an order not yet taken */
+    cJSON *store;              /* the last answer not yet taken */
     int64_t ticket, cancelled; /* of the current task; the last one cancelled */
 };
 
@@ -123,10 +123,11 @@ npo_err npo_wire_open(int fd, npo_wire **ret_wire, npo_error *error)
 {
     struct stat st;
     if (fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode))
-        return npo_error_set(error, NPO_E_STATE,
-                             "an executor is started by npoworker, not by hand: descriptor %d is no "
-                             "socket",
-                             fd);
+        return npo_error_set(
+            error, NPO_E_STATE,
+            "an executor is started by npoworker, not by hand: descriptor %d is no "
+            "socket",
+            fd);
     npo_wire *wire = calloc(1, sizeof *wire);
     if (!wire)
         return npo_error_set(error, NPO_E_NOMEM, "cannot start: out of memory");

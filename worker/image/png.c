@@ -52,14 +52,25 @@ static void read_bytes(png_structp png, png_bytep data, size_t len)
     job->used += len;
 }
 
+static bool is_ascii(const char *text)
+{
+    while (*text && (unsigned char)*text < 0x80)
+        text++;
+    return *text == 0;
+}
+
+/* tEXt is Latin-1; what is not ASCII goes into iTXt, which is UTF-8. */
 static void encode_texts(png_structp png, png_infop info, const npo_png_text *texts, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
+        size_t len = strlen(texts[i].text);
+        bool ascii = is_ascii(texts[i].text);
         png_text text = {
-            .compression = PNG_TEXT_COMPRESSION_NONE,
+            .compression = ascii ? PNG_TEXT_COMPRESSION_NONE : PNG_ITXT_COMPRESSION_NONE,
             .key = (char *)texts[i].key,
             .text = (char *)texts[i].text,
-            .text_length = strlen(texts[i].text),
+            .text_length = ascii ? len : 0,
+            .itxt_length = ascii ? 0 : len,
         };
         png_set_text(png, info, &text, 1);
     }

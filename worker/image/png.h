@@ -1,4 +1,4 @@
-/* PNG files through libpng. Settings of a picture travel inside it as tEXt chunks. */
+/* PNG files through libpng. Settings of a picture travel inside it as tEXt or iTXt chunks. */
 #ifndef NPO_WORKER_IMAGE_PNG_H
 #define NPO_WORKER_IMAGE_PNG_H
 
@@ -7,7 +7,7 @@
 
 typedef struct {
     const char *key;  /* 1 .. 79 bytes of Latin-1, such as "npo.settings" */
-    const char *text; /* ASCII; JSON for settings */
+    const char *text; /* UTF-8; JSON for settings */
 } npo_png_text;
 
 #define NPO_PNG_FILE_BYTES_MAX (256 << 20)

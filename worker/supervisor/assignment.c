@@ -13,7 +13,10 @@ typedef struct {
     const cJSON *spec, *inputs, *params;
 } fields;
 
-#define WHOLE(key, min, max) {#key, NPO_JSON_INT, offsetof(fields, key), true, min, max, NULL}
+#define WHOLE(key, min, max)                                                                       \
+    {                                                                                              \
+#key, NPO_JSON_INT, offsetof(fields, key), true, min, max, NULL                            \
+    }
 
 static const npo_json_field table[] = {
     WHOLE(task, 1, 9007199254740991.0),
@@ -33,8 +36,8 @@ static const npo_json_field table[] = {
 
 static npo_err make_dirs(npo_assignment *assignment, const char *tasks_dir, npo_error *error)
 {
-    if (asprintf(&assignment->dir, "%s/%llu", tasks_dir,
-                 (unsigned long long)assignment->ticket) < 0)
+    if (asprintf(&assignment->dir, "%s/%llu", tasks_dir, (unsigned long long)assignment->ticket) <
+        0)
         assignment->dir = NULL;
     if (assignment->dir)
         assignment->out_dir = npo_file_join(assignment->dir, "out");
@@ -110,8 +113,9 @@ static npo_err read_input(const cJSON *item, npo_mover_input *ret_input, npo_err
         return npo_error_set(error, NPO_E_FORMAT, "input '%s': '%.40s' is no hash", row.name,
                              row.hash);
     ret_input->name = strdup(row.name);
-    return ret_input->name ? NPO_OK
-                           : npo_error_set(error, NPO_E_NOMEM, "cannot fetch inputs: out of memory");
+    return ret_input->name
+               ? NPO_OK
+               : npo_error_set(error, NPO_E_NOMEM, "cannot fetch inputs: out of memory");
 }
 
 npo_err npo_assignment_inputs(const npo_assignment *assignment, npo_mover_input **ret_inputs,
@@ -123,8 +127,8 @@ npo_err npo_assignment_inputs(const npo_assignment *assignment, npo_mover_input 
         return npo_error_set(error, NPO_E_LIMIT, "%zu inputs, at most %d are allowed", count,
                              (int)NPO_ASSIGNMENT_INPUTS_MAX);
     npo_mover_input *inputs = calloc(count + 1, sizeof *inputs);
-    npo_err err = inputs ? NPO_OK
-                         : npo_error_set(error, NPO_E_NOMEM, "cannot fetch inputs: out of memory");
+    npo_err err =
+        inputs ? NPO_OK : npo_error_set(error, NPO_E_NOMEM, "cannot fetch inputs: out of memory");
     for (const cJSON *item = list->child; !err && item; item = item->next)
         err = read_input(item, &inputs[at++], error);
     if (err) {
@@ -177,7 +181,8 @@ npo_err npo_assignment_add_output(npo_assignment *assignment, const char *name,
         return NPO_E_LIMIT;
     }
     npo_hash_format(&artifact->hash, hash);
-    if (cJSON_AddStringToObject(item, "name", name) && cJSON_AddStringToObject(item, "hash", hash) &&
+    if (cJSON_AddStringToObject(item, "name", name) &&
+        cJSON_AddStringToObject(item, "hash", hash) &&
         cJSON_AddNumberToObject(item, "size", (double)artifact->size) &&
         cJSON_AddItemToArray(assignment->outputs, item))
         return NPO_OK;
@@ -243,8 +248,8 @@ cJSON *npo_assignment_status(const npo_assignment *assignment)
 cJSON *npo_assignment_done(const npo_assignment *assignment, int64_t worker)
 {
     cJSON *body = npo_assignment_body(&assignment->fence, worker);
-    cJSON *result = assignment->result ? cJSON_Duplicate(assignment->result, 1)
-                                       : cJSON_CreateObject();
+    cJSON *result =
+        assignment->result ? cJSON_Duplicate(assignment->result, 1) : cJSON_CreateObject();
     if (body && cJSON_AddItemToObject(body, "outputs", cJSON_Duplicate(assignment->outputs, 1)) &&
         cJSON_AddItemToObject(body, "result", result))
         return body;

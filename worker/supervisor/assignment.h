@@ -1,5 +1,5 @@
-/* The task in hand: what npod assigned, where its files lie, what it has published so far, and the bodies
- * of the messages about it. */
+/* The task in hand: what npod assigned, where its files lie, what it has published so far, and the
+ * bodies of the messages about it. */
 #ifndef NPO_WORKER_SUPERVISOR_ASSIGNMENT_H
 #define NPO_WORKER_SUPERVISOR_ASSIGNMENT_H
 
@@ -14,19 +14,20 @@ typedef struct {
     int64_t job, time_limit_s;
     const char *kind; /* borrowed from json */
     uint64_t ticket;
-    char *dir;        /* of the attempt, removed by fini */
-    char *out_dir;    /* dir/out */
-    cJSON *json;      /* the assignment as it came */
-    cJSON *outputs;   /* [{"name", "hash", "size"}], published */
-    cJSON *result;    /* what the executor's done brought, or NULL */
+    char *dir;      /* of the attempt, removed by fini */
+    char *out_dir;  /* dir/out */
+    cJSON *json;    /* the assignment as it came */
+    cJSON *outputs; /* [{"name", "hash", "size"}], published */
+    cJSON *result;  /* what the executor's done brought, or NULL */
     /* what it last said about itself */
     int64_t step, steps;
     char phase[64];
     cJSON *loss, *samples_per_s; /* numbers, or NULL */
 } npo_assignment;
 
-/* Checks what npod sent (message: the member "assignment") and makes the folder tasks_dir/TICKET/out.
- * Errors: NPO_E_FORMAT and those of the table, for a peer that speaks otherwise. */
+/* Checks what npod sent (message: the member "assignment") and makes the folder
+ * tasks_dir/TICKET/out. Errors: NPO_E_FORMAT and those of the table, for a peer that speaks
+ * otherwise. */
 npo_err npo_assignment_init(const cJSON *message, uint64_t ticket, const char *tasks_dir,
                             npo_assignment *ret_assignment, npo_error *error) NPO_MUST_CHECK;
 void npo_assignment_fini(npo_assignment *assignment); /* a zeroed one is fine */

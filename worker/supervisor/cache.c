@@ -141,8 +141,8 @@ static npo_err get_part(void *self, const npo_hash *hash, char **ret_path, npo_e
     return get_file(source->cache, source->transfer, hash, ret_path, error);
 }
 
-static npo_err make_folder(npo_cache *cache, const npo_transfer *transfer, const char *manifest_path,
-                           const char *path, npo_error *error)
+static npo_err make_folder(npo_cache *cache, const npo_transfer *transfer,
+                           const char *manifest_path, const char *path, npo_error *error)
 {
     npo_buf text = NPO_BUF_INIT;
     npo_manifest manifest = {0};

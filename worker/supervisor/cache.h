@@ -3,8 +3,8 @@
  *   DIR/files/HASH      bytes of an artifact, read-only, verified before it got its name
  *   DIR/folders/HASH/   a manifest's folder: hard links to files
  *
- * The disk is the only index: what has a name is whole, its modification time is when it was last used.
- * Not thread safe: belongs to the thread that moves files. */
+ * The disk is the only index: what has a name is whole, its modification time is when it was last
+ * used. Not thread safe: belongs to the thread that moves files. */
 #ifndef NPO_WORKER_SUPERVISOR_CACHE_H
 #define NPO_WORKER_SUPERVISOR_CACHE_H
 
@@ -12,8 +12,8 @@
 
 typedef struct npo_cache npo_cache;
 
-/* Creates dir and clears what an interrupted process left. bytes_max is kept by npo_cache_trim; what the
- * current task uses may pass it. */
+/* Creates dir and clears what an interrupted process left. bytes_max is kept by npo_cache_trim;
+ * what the current task uses may pass it. */
 npo_err npo_cache_open(const char *dir, uint64_t bytes_max, npo_cache **ret_cache,
                        npo_error *error) NPO_MUST_CHECK;
 void npo_cache_close(npo_cache *cache); /* NULL allowed */

@@ -132,8 +132,7 @@ static void init_pipes(uv_loop_t *loop, npo_child *child, uv_stdio_container_t s
 }
 
 npo_err npo_child_start(uv_loop_t *loop, const char *file, char **argv,
-                        const npo_child_handler *handler, npo_child **ret_child,
-                        npo_error *error)
+                        const npo_child_handler *handler, npo_child **ret_child, npo_error *error)
 {
     npo_child *child = calloc(1, sizeof *child);
     if (!child)

@@ -14,8 +14,12 @@ typedef struct request {
     uint64_t tag;
 } request;
 
+enum { LOOK_MS = 500 }; /* between looks at whether the connection is to be renewed */
+
 struct npo_link {
     uv_poll_t poll;
+    uv_timer_t look;
+    int handles_open; /* of libuv */
     npo_connection *connection;
     request *first, *last; /* first is out while is_open */
     size_t count;
@@ -75,6 +79,13 @@ static void on_readable(uv_poll_t *poll, int status, int events)
     send_next(link);
 }
 
+static void on_look(uv_timer_t *timer)
+{
+    npo_link *link = timer->data;
+    if (link->is_open)
+        npo_connection_renew(link->connection);
+}
+
 npo_err npo_link_open(uv_loop_t *loop, const char *address, npo_identity *identity,
                       npo_link **ret_link, npo_error *error)
 {
@@ -89,8 +100,11 @@ npo_err npo_link_open(uv_loop_t *loop, const char *address, npo_identity *identi
         free(link);
         return err;
     }
-    link->poll.data = link;
+    uv_timer_init(loop, &link->look);
+    link->poll.data = link->look.data = link;
+    link->handles_open = 2;
     uv_poll_start(&link->poll, UV_READABLE, on_readable);
+    uv_timer_start(&link->look, on_look, LOOK_MS, LOOK_MS);
     *ret_link = link;
     return NPO_OK;
 }
@@ -99,6 +113,8 @@ static void on_closed(uv_handle_t *handle)
 {
     npo_link *link = handle->data;
     npo_error error = {0};
+    if (--link->handles_open > 0)
+        return;
     (void)npo_error_set(&error, NPO_E_CANCELLED, "the worker is leaving");
     while (link->first) {
         request *req = take_first(link);
@@ -115,6 +131,7 @@ void npo_link_close(npo_link *link)
         return;
     uv_poll_stop(&link->poll);
     uv_close((uv_handle_t *)&link->poll, on_closed);
+    uv_close((uv_handle_t *)&link->look, on_closed);
 }
 
 npo_err npo_link_send(npo_link *link, npo_message id, cJSON *body_take, const void *payload,

@@ -216,7 +216,8 @@ static npo_err open_parts(npo_mover *mover, npo_error *error)
                           error);
 }
 
-/* Chunks are of 4 MiB: without this every one is mapped and unmapped anew (measured: factor 2.4). */
+/* Chunks are of 4 MiB: without this every one is mapped and unmapped anew (measured: factor 2.4).
+ */
 static void tune_malloc(void)
 {
     mallopt(M_TRIM_THRESHOLD, 512 << 20);

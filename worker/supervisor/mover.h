@@ -1,6 +1,6 @@
-/* Moves a task's files on a thread of its own, in the order asked: inputs into the cache, outputs to
- * npod. Results come back on the loop. Waits as long as npod is away; a task that is dropped ends its
- * transfers at once. */
+/* Moves a task's files on a thread of its own, in the order asked: inputs into the cache, outputs
+ * to npod. Results come back on the loop. Waits as long as npod is away; a task that is dropped
+ * ends its transfers at once. */
 #ifndef NPO_WORKER_SUPERVISOR_MOVER_H
 #define NPO_WORKER_SUPERVISOR_MOVER_H
 
@@ -45,7 +45,8 @@ npo_err npo_mover_start(uv_loop_t *loop, const npo_mover_options *options, npo_m
 void npo_mover_stop(npo_mover *mover);
 /* inputs_take: the array and what it owns. */
 npo_err npo_mover_fetch(npo_mover *mover, uint64_t ticket, const npo_transfer_fence *fence,
-                        npo_mover_input *inputs_take, size_t count, npo_error *error) NPO_MUST_CHECK;
+                        npo_mover_input *inputs_take, size_t count,
+                        npo_error *error) NPO_MUST_CHECK;
 /* A file or folder that is not written any more; files enter the cache. */
 npo_err npo_mover_upload(npo_mover *mover, uint64_t ticket, const npo_transfer_fence *fence,
                          const char *name, const char *path, npo_error *error) NPO_MUST_CHECK;

@@ -13,7 +13,7 @@ struct npo_rendezvous {
     int64_t id; /* of the open request; 0: none */
     char *key, *value;
     int64_t end_ms, wait_ms;
-    bool is_out;      /* a message is */
+    bool is_out; /* a message is */
     bool timer_closed, is_closing;
 };
 
@@ -73,8 +73,7 @@ static void on_answer(void *self, uint64_t tag, npo_err err, const npo_error *er
 
 static cJSON *body_new(const npo_rendezvous *rendezvous)
 {
-    cJSON *body =
-        npo_assignment_body(&rendezvous->options.fence, rendezvous->options.worker);
+    cJSON *body = npo_assignment_body(&rendezvous->options.fence, rendezvous->options.worker);
     if (body && cJSON_AddStringToObject(body, "key", rendezvous->key) &&
         (!rendezvous->value || cJSON_AddStringToObject(body, "value", rendezvous->value)))
         return body;
@@ -84,8 +83,7 @@ static cJSON *body_new(const npo_rendezvous *rendezvous)
 
 static void ask(npo_rendezvous *rendezvous)
 {
-    npo_message id =
-        rendezvous->value ? NPO_MESSAGE_RENDEZVOUS_SET : NPO_MESSAGE_RENDEZVOUS_GET;
+    npo_message id = rendezvous->value ? NPO_MESSAGE_RENDEZVOUS_SET : NPO_MESSAGE_RENDEZVOUS_GET;
     rendezvous->is_out = true;
     npo_err err = npo_link_send(rendezvous->options.link, id, body_new(rendezvous), NULL, 0,
                                 on_answer, rendezvous, 0, NULL);

@@ -15,7 +15,8 @@ typedef struct {
     int64_t worker;
     npo_fence fence;
     void *self;
-    /* value (base64) is NULL unless a get succeeded. Code FENCED: the attempt is not ours any more. */
+    /* value (base64) is NULL unless a get succeeded. Code FENCED: the attempt is not ours any more.
+     */
     void (*answered)(void *self, int64_t id, npo_err code, const char *value);
 } npo_rendezvous_options;
 

@@ -16,11 +16,11 @@ typedef struct {
     int64_t threads;
     npo_option_list labels; /* "key=value" */
     const char *executor_file;
-    char **executor_argv;   /* NULL-terminated */
+    char **executor_argv; /* NULL-terminated */
 } npo_service_options;
 
-/* Runs until told to leave (SIGTERM, SIGINT) or until it cannot go on. ret_exit_code: 0 after an orderly
- * leave. Errors: what kept it from starting. */
+/* Runs until told to leave (SIGTERM, SIGINT) or until it cannot go on. ret_exit_code: 0 after an
+ * orderly leave. Errors: what kept it from starting. */
 npo_err npo_service_run(const npo_service_options *options, int *ret_exit_code,
                         npo_error *error) NPO_MUST_CHECK;
 

@@ -21,8 +21,8 @@ static void ask(npo_service *service, npo_message id, cJSON *body_take, npo_link
                 uint64_t ticket)
 {
     npo_error error = {0};
-    npo_err err = npo_link_send(service->control, id, body_take, NULL, 0, callback, service, ticket,
-                                &error);
+    npo_err err =
+        npo_link_send(service->control, id, body_take, NULL, 0, callback, service, ticket, &error);
     if (err)
         callback(service, ticket, err, &error, NULL);
 }
@@ -250,9 +250,9 @@ static void do_spawn(npo_service *service, uint64_t ticket)
                                  .text = npo_service_on_text,
                                  .exited = npo_service_on_exited};
     npo_error error = {0};
-    npo_err err = npo_child_start(&service->loop, service->options->executor_file,
-                                  service->options->executor_argv, &handler, &service->child,
-                                  &error);
+    npo_err err =
+        npo_child_start(&service->loop, service->options->executor_file,
+                        service->options->executor_argv, &handler, &service->child, &error);
     if (!err)
         return;
     service->child = NULL;
@@ -436,14 +436,14 @@ static void do_exit(npo_service *service, uint64_t ticket)
 /* ---- dispatch ---- */
 
 static void (*const actions[])(npo_service *service, uint64_t ticket) = {
-    [NPO_ACTION_HELLO] = do_hello,         [NPO_ACTION_HEARTBEAT] = do_heartbeat,
-    [NPO_ACTION_PULL] = do_pull,           [NPO_ACTION_DONE] = do_done,
-    [NPO_ACTION_FAIL] = do_fail,           [NPO_ACTION_GOODBYE] = do_goodbye,
-    [NPO_ACTION_SPAWN] = do_spawn,         [NPO_ACTION_TERMINATE] = do_terminate,
-    [NPO_ACTION_KILL] = do_kill,           [NPO_ACTION_FETCH] = do_fetch,
-    [NPO_ACTION_RUN] = do_run,             [NPO_ACTION_CANCEL] = do_cancel,
-    [NPO_ACTION_UPLOAD] = do_upload,       [NPO_ACTION_FLUSH] = do_flush,
-    [NPO_ACTION_DROP] = do_drop,           [NPO_ACTION_EXIT] = do_exit,
+    [NPO_ACTION_HELLO] = do_hello,   [NPO_ACTION_HEARTBEAT] = do_heartbeat,
+    [NPO_ACTION_PULL] = do_pull,     [NPO_ACTION_DONE] = do_done,
+    [NPO_ACTION_FAIL] = do_fail,     [NPO_ACTION_GOODBYE] = do_goodbye,
+    [NPO_ACTION_SPAWN] = do_spawn,   [NPO_ACTION_TERMINATE] = do_terminate,
+    [NPO_ACTION_KILL] = do_kill,     [NPO_ACTION_FETCH] = do_fetch,
+    [NPO_ACTION_RUN] = do_run,       [NPO_ACTION_CANCEL] = do_cancel,
+    [NPO_ACTION_UPLOAD] = do_upload, [NPO_ACTION_FLUSH] = do_flush,
+    [NPO_ACTION_DROP] = do_drop,     [NPO_ACTION_EXIT] = do_exit,
 };
 _Static_assert(sizeof actions / sizeof actions[0] == NPO_ACTION_COUNT, "an action has no function");
 

@@ -153,12 +153,12 @@ static void on_done(npo_service *service, const cJSON *message)
 
 static void on_failed(npo_service *service, const cJSON *message)
 {
-    npo_supervisor_event event = {.kind = NPO_EVENT_TASK_FAILED,
-                                  .ticket = (uint64_t)npo_json_int(message, "ticket", 0),
-                                  .code =
-                                      npo_err_from_name(npo_json_string(message, "code", "LIBRARY")),
-                                  .text = npo_json_string(message, "text", NULL),
-                                  .is_final = npo_json_bool(message, "final", false)};
+    npo_supervisor_event event = {
+        .kind = NPO_EVENT_TASK_FAILED,
+        .ticket = (uint64_t)npo_json_int(message, "ticket", 0),
+        .code = npo_err_from_name(npo_json_string(message, "code", "LIBRARY")),
+        .text = npo_json_string(message, "text", NULL),
+        .is_final = npo_json_bool(message, "final", false)};
     npo_service_post(service, &event);
 }
 
@@ -168,10 +168,11 @@ void npo_service_on_message(void *self, const cJSON *message)
         const char *name;
         void (*handle)(npo_service *service, const cJSON *message);
     } table[] = {
-        {"ready", on_ready},         {"alive", on_alive},         {"progress", on_progress},
-        {"log", on_log},             {"metrics", on_metrics},     {"output", on_output},
-        {"store_set", on_store_set}, {"store_get", on_store_get}, {"done", on_done},
-        {"failed", on_failed},
+        {"ready", on_ready},         {"alive", on_alive},
+        {"progress", on_progress},   {"log", on_log},
+        {"metrics", on_metrics},     {"output", on_output},
+        {"store_set", on_store_set}, {"store_get", on_store_get},
+        {"done", on_done},           {"failed", on_failed},
     };
     npo_service *service = self;
     const char *name = npo_json_string(message, "event", "");

@@ -34,7 +34,7 @@ typedef struct npo_service {
     uv_timer_t patience; /* runs while hello is unanswered */
     uv_signal_t signals[2];
     uv_poll_t hints_poll;
-    int hints; /* nanomsg socket */
+    int hints;         /* nanomsg socket */
     npo_link *control; /* hello to goodbye, done, fail */
     npo_link *reports; /* streams and rendezvous: never in the way of a heartbeat */
     npo_mover *mover;
@@ -44,7 +44,7 @@ typedef struct npo_service {
     size_t event_first, event_count;
     bool is_pumping, is_leaving;
 
-    cJSON *pulled; /* the assignment of the last PULL_DONE */
+    cJSON *pulled;             /* the assignment of the last PULL_DONE */
     npo_assignment assignment; /* valid while has_assignment */
     bool has_assignment;
     npo_mover_input *inputs; /* fetched */
@@ -55,8 +55,8 @@ typedef struct npo_service {
     char *output_name, *output_path; /* of the TASK_OUTPUT being handled */
 } npo_service;
 
-/* Handles an event and whatever follows from it. May be called while another is being handled: it is
- * handled after that. event's text is copied. */
+/* Handles an event and whatever follows from it. May be called while another is being handled: it
+ * is handled after that. event's text is copied. */
 void npo_service_post(npo_service *service, const npo_supervisor_event *event);
 /* Carries out one action. */
 void npo_service_act(npo_service *service, const npo_supervisor_action *action);

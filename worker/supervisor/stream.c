@@ -10,9 +10,9 @@
 struct npo_stream {
     uv_timer_t timer;
     npo_stream_options options;
-    npo_buf waiting;  /* bytes npod has not confirmed, the first `open_len` of them are out */
-    uint64_t offset;  /* of the first waiting byte in the stream */
-    size_t open_len;  /* 0: nothing is out */
+    npo_buf waiting; /* bytes npod has not confirmed, the first `open_len` of them are out */
+    uint64_t offset; /* of the first waiting byte in the stream */
+    size_t open_len; /* 0: nothing is out */
     bool given_up, ending, has_ended;
     bool timer_closed, is_closing; /* freed when the timer is closed and no request is out */
 };

@@ -1,6 +1,6 @@
-/* One log or metrics stream of a task on its way to npod: lines are gathered and appended in parts, one
- * request out at a time. Bytes that npod refuses (over its bound) are given up with one warning.
- * Belongs to the loop's thread. */
+/* One log or metrics stream of a task on its way to npod: lines are gathered and appended in parts,
+ * one request out at a time. Bytes that npod refuses (over its bound) are given up with one
+ * warning. Belongs to the loop's thread. */
 #ifndef NPO_WORKER_SUPERVISOR_STREAM_H
 #define NPO_WORKER_SUPERVISOR_STREAM_H
 

@@ -1,17 +1,20 @@
-/* What a worker's supervisor decides: npo_supervisor_handle(state, event, now) -> actions. No clock, no
- * socket, no file, no process here, so that every state can be met with every event in a test. The loop
- * in service.c turns what happens into events and carries the actions out.
+/* What a worker's supervisor decides: npo_supervisor_handle(state, event, now) -> actions. No
+ * clock, no socket, no file, no process here, so that every state can be met with every event in a
+ * test. The loop in service.c turns what happens into events and carries the actions out.
  *
  * One task at a time. Its life:
  *
- *   NONE -pull-> FETCHING -inputs-> RUNNING -done-> PUBLISHING -all uploaded-> REPORTING -answer-> NONE
- *                    |                 |                |                          |
- *                    +--- failed ------+----- failed ---+---> FAILING -answer-> NONE
- *                    +--- fenced or cancelled: dropped; NONE once the executor is free again
+ *   NONE -pull-> FETCHING -inputs-> RUNNING -done-> PUBLISHING -all out-> REPORTING -> NONE
+ *                   |                 |                |                      |
+ *                   +---- failed -----+---- failed ----+------ refused -------+
+ *                   v
+ *                FAILING -answer-> NONE
  *
- * Every task gets a ticket; events about work done elsewhere (transfers, executor, answers) carry it, and
- * those of a task that is gone are ignored. While npod is away nothing here changes: requests stay
- * open and the executor goes on. */
+ *   fenced or cancelled: dropped from any state; NONE once the executor is free again
+ *
+ * Every task gets a ticket; events about work done elsewhere (transfers, executor, answers) carry
+ * it, and those of a task that is gone are ignored. While npod is away nothing here changes:
+ * requests stay open and the executor goes on. */
 #ifndef NPO_WORKER_SUPERVISOR_SUPERVISOR_H
 #define NPO_WORKER_SUPERVISOR_SUPERVISOR_H
 
@@ -20,15 +23,15 @@
 #include <stdint.h>
 
 enum {
-    NPO_SUPERVISOR_CANCELS_MAX = 8,      /* of one heartbeat that matter here: one task runs */
-    NPO_SUPERVISOR_ACTIONS_MAX = 8,      /* of one event */
-    NPO_SUPERVISOR_SILENT_MS = 30000,    /* an executor not heard from for so long is hung */
-    NPO_SUPERVISOR_START_MS = 60000,     /* an executor that is not ready by then is hung */
-    NPO_SUPERVISOR_RESPAWN_MS = 200,     /* doubles with every failed start ... */
+    NPO_SUPERVISOR_CANCELS_MAX = 8,   /* of one heartbeat that matter here: one task runs */
+    NPO_SUPERVISOR_ACTIONS_MAX = 8,   /* of one event */
+    NPO_SUPERVISOR_SILENT_MS = 30000, /* an executor not heard from for so long is hung */
+    NPO_SUPERVISOR_START_MS = 60000,  /* an executor that is not ready by then is hung */
+    NPO_SUPERVISOR_RESPAWN_MS = 200,  /* doubles with every failed start ... */
     NPO_SUPERVISOR_RESPAWN_MAX_MS = 5000,
-    NPO_SUPERVISOR_STARTS_MAX = 6,       /* ... and after so many in a row the worker gives up */
-    NPO_SUPERVISOR_HELLO_MS = 2000,      /* between refused hellos */
-    NPO_SUPERVISOR_GOODBYE_MS = 2000     /* for the answer to a goodbye */
+    NPO_SUPERVISOR_STARTS_MAX = 6,   /* ... and after so many in a row the worker gives up */
+    NPO_SUPERVISOR_HELLO_MS = 2000,  /* between refused hellos */
+    NPO_SUPERVISOR_GOODBYE_MS = 2000 /* for the answer to a goodbye */
 };
 
 typedef enum {
@@ -52,7 +55,7 @@ typedef enum {
 
 typedef enum {
     NPO_TASK_NONE,
-    NPO_TASK_FETCHING,   /* inputs are on their way, or the executor is not free yet */
+    NPO_TASK_FETCHING, /* inputs are on their way, or the executor is not free yet */
     NPO_TASK_RUNNING,
     NPO_TASK_PUBLISHING, /* the executor is done, outputs or streams are still on their way */
     NPO_TASK_REPORTING,  /* done is out */
@@ -85,12 +88,12 @@ typedef enum {
     NPO_EVENT_UPLOAD_FAILED,     /* ticket, code, text */
     NPO_EVENT_STREAMS_SENT,      /* ticket: all log and metrics of a task that ended are out */
     NPO_EVENT_EXECUTOR_READY,
-    NPO_EVENT_EXECUTOR_ALIVE,    /* anything was heard from it */
-    NPO_EVENT_EXECUTOR_EXITED,   /* text: how */
-    NPO_EVENT_TASK_OUTPUT,       /* ticket: an output is to be published */
-    NPO_EVENT_TASK_DONE,         /* ticket */
-    NPO_EVENT_TASK_FAILED,       /* ticket, code, text, is_final */
-    NPO_EVENT_STOP,              /* the worker shall leave */
+    NPO_EVENT_EXECUTOR_ALIVE,  /* anything was heard from it */
+    NPO_EVENT_EXECUTOR_EXITED, /* text: how */
+    NPO_EVENT_TASK_OUTPUT,     /* ticket: an output is to be published */
+    NPO_EVENT_TASK_DONE,       /* ticket */
+    NPO_EVENT_TASK_FAILED,     /* ticket, code, text, is_final */
+    NPO_EVENT_STOP,            /* the worker shall leave */
     NPO_EVENT_COUNT
 } npo_supervisor_event_kind;
 
@@ -153,11 +156,12 @@ typedef struct {
 
     int64_t worker; /* 0: never said hello */
     int64_t heartbeat_ms;
-    bool heartbeat_open, pull_open; /* a request is out */
+    bool heartbeat_open, pull_open;                   /* a request is out */
     int64_t hello_at_ms, heartbeat_at_ms, pull_at_ms; /* not before */
     int64_t goodbye_by_ms;
 
-    int64_t executor_at_ms; /* NONE: spawn; STARTING: ready by; CANCELLING, TERMINATED: worse follows */
+    int64_t
+        executor_at_ms; /* NONE: spawn; STARTING: ready by; CANCELLING, TERMINATED: worse follows */
     int64_t heard_at_ms;
     int starts; /* failed in a row */
 

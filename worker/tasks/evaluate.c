@@ -1,3 +1,4 @@
+#include "worker/eval/json_out.h"
 #include "worker/tasks/drawer.h"
 #include "worker/tasks/feature_set.h"
 #include "worker/tasks/kinds.h"
@@ -41,15 +42,17 @@ static bool is_shown(const npo_plan *plan, const npo_cell_key *key, int64_t samp
 
 /* ---- offset ---- */
 
+/* NULL when out of memory. */
 static char *print_offset(const npo_offset_norms *norms)
 {
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddNumberToObject(json, "total", norms->total);
-    cJSON *blocks = cJSON_AddObjectToObject(json, "blocks");
+    npo_buf buf = NPO_BUF_INIT;
+    npo_json_out_member(&buf, "{", "total", norms->total);
+    npo_buf_str(&buf, ", \"blocks\": {");
     for (size_t i = 0; i < norms->count; i++)
-        cJSON_AddNumberToObject(blocks, norms->blocks[i].name, norms->blocks[i].relative);
-    char *text = cJSON_PrintUnformatted(json);
-    cJSON_Delete(json);
+        npo_json_out_member(&buf, i ? ", " : "", norms->blocks[i].name, norms->blocks[i].relative);
+    npo_buf_str(&buf, "}}");
+    char *text = npo_buf_take(&buf);
+    npo_buf_fini(&buf);
     return text;
 }
 

@@ -1,6 +1,7 @@
 #include "worker/tasks/report.h"
 
 #include "common/file.h"
+#include "worker/eval/json_out.h"
 #include "worker/tasks/kinds.h"
 #include "worker/tasks/report_cells.h"
 #include "worker/tasks/report_grids.h"
@@ -25,7 +26,8 @@ typedef struct {
     npo_report_cells cells;
     npo_report_grid *grids;
     size_t grid_count;
-    cJSON *offset, *settings;
+    cJSON *offset;
+    npo_buf settings;
     npo_offset_block blocks[OFFSET_BLOCKS_MAX];
     npo_results results;
 } report;
@@ -110,8 +112,10 @@ static npo_err choose_prompts(report *r)
 static npo_err take_offset(report *r)
 {
     npo_results *results = &r->results;
+    const char *text = r->files[0].offset;
     const cJSON *block;
-    r->offset = cJSON_Parse(r->files[0].offset);
+    NPO_TRY(npo_json_parse(text, strlen(text), "the offset in the features", &r->offset,
+                           r->ctx->error));
     results->offset_total = npo_json_number(r->offset, "total", NAN);
     results->blocks = r->blocks;
     cJSON_ArrayForEach(block, cJSON_GetObjectItem(r->offset, "blocks"))
@@ -130,30 +134,31 @@ static npo_err take_offset(report *r)
 /* The numbers that decide what the cells mean. */
 static npo_err take_settings(report *r)
 {
+    static const char *const starts[] = {"noise", "latents", "full"};
     const npo_job *job = r->ctx->task->spec;
-    cJSON *json = r->settings = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "recipe", npo_job_recipe_name(job->recipe));
-    cJSON *sample = cJSON_AddObjectToObject(json, "sample");
-    cJSON_AddNumberToObject(sample, "steps", (double)job->sample.steps);
-    cJSON_AddNumberToObject(sample, "rescale", job->sample.rescale);
-    cJSON_AddNumberToObject(sample, "interval_start", job->sample.interval_start);
-    cJSON_AddNumberToObject(sample, "interval_end", job->sample.interval_end);
-    cJSON_AddNumberToObject(json, "samples", (double)r->plan.samples);
-    cJSON_AddNumberToObject(json, "prompts", (double)r->prompt_count);
+    npo_buf *buf = &r->settings;
+    npo_buf_printf(buf, "{\n  \"recipe\": \"%s\"", npo_job_recipe_name(job->recipe));
+    npo_json_out_member(buf, ",\n  ", "samples", (double)r->plan.samples);
+    npo_json_out_member(buf, ",\n  ", "prompts", (double)r->prompt_count);
+    npo_json_out_member(buf, ",\n  \"sample\": {", "steps", (double)job->sample.steps);
+    npo_json_out_member(buf, ", ", "rescale", job->sample.rescale);
+    npo_json_out_member(buf, ", ", "interval_start", job->sample.interval_start);
+    npo_json_out_member(buf, ", ", "interval_end", job->sample.interval_end);
+    npo_buf_str(buf, "}");
     if (job->recipe == NPO_RECIPE_SELF_NPO) {
-        static const char *const starts[] = {"noise", "latents", "full"};
-        cJSON *train = cJSON_AddObjectToObject(json, "train");
-        cJSON_AddNumberToObject(train, "steps", (double)job->train.steps);
-        cJSON_AddNumberToObject(train, "batch", (double)job->train.batch);
-        cJSON_AddNumberToObject(train, "lr", job->train.lr);
-        cJSON_AddNumberToObject(train, "weight_decay", job->train.weight_decay);
-        cJSON_AddNumberToObject(train, "ema_decay", job->train.ema_decay);
-        cJSON_AddNumberToObject(train, "warmup_steps", (double)job->train.warmup_steps);
-        cJSON_AddNumberToObject(train, "w_gen", job->generate.w_gen);
-        cJSON_AddStringToObject(train, "starts", starts[job->generate.starts]);
-        cJSON_AddNumberToObject(train, "seed", (double)job->seed);
+        npo_json_out_member(buf, ",\n  \"train\": {", "steps", (double)job->train.steps);
+        npo_json_out_member(buf, ", ", "batch", (double)job->train.batch);
+        npo_json_out_member(buf, ", ", "lr", job->train.lr);
+        npo_json_out_member(buf, ", ", "warmup_steps", (double)job->train.warmup_steps);
+        npo_json_out_member(buf, ", ", "weight_decay", job->train.weight_decay);
+        npo_json_out_member(buf, ", ", "ema_decay", job->train.ema_decay);
+        npo_json_out_member(buf, ", ", "seed", (double)job->seed);
+        npo_json_out_member(buf, "},\n  \"generate\": {", "w_gen", job->generate.w_gen);
+        npo_buf_printf(buf, ", \"starts\": \"%s\"}", starts[job->generate.starts]);
     }
-    return json ? NPO_OK : npo_context_fail(r->ctx, NPO_E_NOMEM, "settings");
+    npo_buf_str(buf, "\n}");
+    return npo_buf_err(buf) == NPO_OK ? NPO_OK
+                                      : npo_context_fail(r->ctx, npo_buf_err(buf), "settings");
 }
 
 static npo_err compute(report *r)
@@ -169,7 +174,7 @@ static npo_err compute(report *r)
     NPO_TRY(take_offset(r));
     NPO_TRY(take_settings(r));
     r->results.title = r->ctx->task->spec->name;
-    r->results.settings = r->settings;
+    r->results.settings = r->settings.data;
     r->results.real_samples = r->real_samples;
     r->results.cells = r->cells.cells;
     r->results.cell_count = r->plan.count;
@@ -189,14 +194,12 @@ static npo_err write_output(report *r, const char *name, const void *data, size_
 
 static npo_err write_json(report *r)
 {
-    cJSON *json = NULL;
-    npo_err err = npo_results_json(&r->results, &json);
-    char *text = err == NPO_OK ? cJSON_Print(json) : NULL;
-    cJSON_Delete(json);
-    if (!text)
-        return npo_context_fail(r->ctx, NPO_E_NOMEM, "metrics.json");
-    err = write_output(r, "metrics.json", text, strlen(text));
-    cJSON_free(text);
+    npo_buf buf = NPO_BUF_INIT;
+    npo_results_json(&r->results, &buf);
+    npo_err err = npo_buf_err(&buf) == NPO_OK
+                      ? write_output(r, "metrics.json", buf.data, buf.len)
+                      : npo_context_fail(r->ctx, npo_buf_err(&buf), "metrics.json");
+    npo_buf_fini(&buf);
     return err;
 }
 
@@ -243,6 +246,6 @@ npo_err npo_kind_report(npo_context *ctx)
     free(r.prompts);
     npo_plan_fini(&r.plan);
     cJSON_Delete(r.offset);
-    cJSON_Delete(r.settings);
+    npo_buf_fini(&r.settings);
     return err;
 }

@@ -1,4 +1,5 @@
 #include "common/file.h"
+#include "worker/eval/json_out.h"
 #include "worker/image/grid.h"
 #include "worker/image/png.h"
 #include "worker/tasks/drawer.h"
@@ -8,7 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { PREVIEW_ROWS_MAX = 10, GRID_ZOOM = 2, GRID_GAP = 4, GRID_IMAGES_MAX = 256 };
+enum {
+    PREVIEW_ROWS_MAX = 10,
+    PREVIEW_COLUMNS = 4,
+    GRID_ZOOM = 2,
+    GRID_GAP = 4,
+    GRID_IMAGES_MAX = 256
+};
 
 typedef struct {
     npo_context *ctx;
@@ -16,7 +23,7 @@ typedef struct {
     npo_drawer drawer;
     const npo_params *positive, *negative; /* negative NULL: one network */
     int64_t count;
-    float *images; /* [count, ...]; previews: two blocks of it where there are two networks */
+    float *images; /* [count, ...]; previews: as many for each column */
 } sampling;
 
 /* Images first .. first+n-1, prompts taking turns, into x. */
@@ -85,24 +92,22 @@ static npo_grid_options grid_of(const sampling *s, int columns, int rows)
 static npo_err write_settings(sampling *s, int64_t image, const char *prompt, npo_buf *buf)
 {
     const npo_job_sample *sample = &s->ctx->task->spec->sample;
-    cJSON *json = cJSON_CreateObject();
-    if (prompt) {
-        cJSON_AddStringToObject(json, "prompt", prompt);
-        cJSON_AddNumberToObject(json, "image", (double)image);
-    }
-    cJSON_AddNumberToObject(json, "seed", (double)sample->seed);
-    cJSON_AddNumberToObject(json, "guidance_scale", sample->guidance_scale);
-    if (s->negative)
-        cJSON_AddNumberToObject(json, "beta", sample->beta);
-    cJSON_AddNumberToObject(json, "steps", (double)sample->steps);
-    char *text = cJSON_PrintUnformatted(json);
-    cJSON_Delete(json);
-    if (!text)
-        return npo_context_fail(s->ctx, NPO_E_NOMEM, "settings");
     npo_buf_clear(buf);
-    npo_buf_str(buf, text);
-    cJSON_free(text);
-    return npo_buf_err(buf) == NPO_OK ? NPO_OK : npo_context_fail(s->ctx, NPO_E_NOMEM, "settings");
+    npo_buf_str(buf, "{");
+    if (prompt) {
+        npo_buf_str(buf, "\"prompt\": ");
+        npo_json_out_text(buf, prompt);
+        npo_json_out_member(buf, ", ", "image", (double)image);
+        npo_buf_str(buf, ", ");
+    }
+    npo_json_out_member(buf, "", "seed", (double)sample->seed);
+    npo_json_out_member(buf, ", ", "guidance_scale", sample->guidance_scale);
+    if (s->negative)
+        npo_json_out_member(buf, ", ", "beta", sample->beta);
+    npo_json_out_member(buf, ", ", "steps", (double)sample->steps);
+    npo_buf_str(buf, "}");
+    return npo_buf_err(buf) == NPO_OK ? NPO_OK
+                                      : npo_context_fail(s->ctx, npo_buf_err(buf), "settings");
 }
 
 /* ---- recipe sample ---- */
@@ -201,23 +206,30 @@ static npo_err sample_images(sampling *s)
 
 /* ---- previews ---- */
 
-/* Rows of plain guidance beside guidance with the network in training; a network that is trained on
- * images shows itself alone. */
+/* Columns of a preview: plain guidance beside guidance with the network in training; of a network
+ * that is trained on images several starting noises. */
+static int preview_columns(const sampling *s)
+{
+    return s->negative ? 2 : PREVIEW_COLUMNS;
+}
+
+/* Column by column, rows are prompts. Prompts take turns over the images, so image c * prompts +
+ * row has the prompt of its row. */
 static npo_err draw_preview(sampling *s)
 {
     double scale = s->ctx->task->spec->sample.guidance_scale;
-    int64_t n = s->count;
-    NPO_TRY(draw_some(s, scale, false, 0, n, s->images));
-    if (!s->negative)
-        return NPO_OK;
-    float *second = s->images + (size_t)n * s->drawer.floats;
-    return draw_some(s, scale, true, 0, n, second);
+    for (int c = 0; c < preview_columns(s); c++) {
+        float *column = s->images + (size_t)c * (size_t)s->count * s->drawer.floats;
+        int64_t first = s->negative ? 0 : c * (int64_t)s->setup.prompt_count;
+        NPO_TRY(draw_some(s, scale, s->negative && c == 1, first, s->count, column));
+    }
+    return NPO_OK;
 }
 
 static npo_err write_preview(sampling *s, const char *path)
 {
     size_t floats = s->drawer.floats;
-    int columns = s->negative ? 2 : 1;
+    int columns = preview_columns(s);
     static const char *const labels[] = {"plain", "self-npo"};
     float *pictures = malloc((size_t)s->count * (size_t)columns * floats * sizeof *pictures);
     npo_buf settings = NPO_BUF_INIT;
@@ -264,7 +276,7 @@ static npo_err sample_preview(sampling *s)
     int64_t prompts = (int64_t)s->setup.prompt_count;
     NPO_TRY(choose_preview(s));
     s->count = prompts < PREVIEW_ROWS_MAX ? prompts : PREVIEW_ROWS_MAX;
-    NPO_TRY(open_drawer(s, NPO_SPACING_METHOD, s->negative ? 2 : 1));
+    NPO_TRY(open_drawer(s, NPO_SPACING_METHOD, preview_columns(s)));
     npo_context_start(ctx);
     NPO_TRY(draw_preview(s));
     snprintf(name, sizeof name, "preview-%lld.png",

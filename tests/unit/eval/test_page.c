@@ -26,9 +26,8 @@ static void test_page_is_self_contained_and_honest(void **state)
 {
     npo_page_picture picture = {"scale 2", "\x89PNG", 4};
     npo_offset_block blocks[] = {{"conv_in", 0.02}, {"zero_block", NAN}};
-    cJSON *settings = cJSON_Parse("{\"name\":\"<demo>\"}");
     npo_results results = {.title = "A & B",
-                           .settings = settings,
+                           .settings = "{\"name\": \"<demo>\"}",
                            .real_samples = 100,
                            .cells = cells,
                            .cell_count = CELL_COUNT,
@@ -56,7 +55,6 @@ static void test_page_is_self_contained_and_honest(void **state)
     assert_int_equal(count_of(buf.data, "<script"), 0);
     assert_int_equal(count_of(buf.data, "<td class=\"best\">"), 4);
     npo_buf_fini(&buf);
-    cJSON_Delete(settings);
 }
 
 static void test_page_of_nothing_is_still_a_page(void **state)

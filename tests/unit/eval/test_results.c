@@ -1,7 +1,9 @@
 #include "worker/eval/results.h"
 
+#include "common/json.h"
 #include "tests/unit/cmocka.h"
 #include "tests/unit/eval/cells.h"
+#include "worker/eval/json_out.h"
 #include "worker/eval/summary.h"
 
 #include <math.h>
@@ -51,36 +53,65 @@ static void test_method_names_round_trip(void **state)
     assert_string_equal(text, "self-npo 2 beta 0.5");
 }
 
+static void assert_has(const char *text, const char *part)
+{
+    if (!strstr(text, part))
+        fail_msg("'%s' is missing in %s", part, text);
+}
+
 static void test_results_json_holds_all(void **state)
 {
-    npo_offset_block blocks[] = {{"conv_in", 0.25}};
-    npo_results results = {.title = "t",
+    npo_offset_block blocks[] = {{"conv_in", 0.25}, {"zero", NAN}};
+    npo_results results = {.title = "a \"t\"\n",
                            .real_samples = 100,
+                           .settings = "{\"x\": 1}",
                            .cells = cells,
                            .cell_count = CELL_COUNT,
                            .offset_total = 0.5,
                            .blocks = blocks,
-                           .block_count = 1};
-    cJSON *json;
-    assert_int_equal(npo_results_json(&results, &json), NPO_OK);
-    char *text = cJSON_PrintUnformatted(json);
-    const char *const expected[] = {
-        "{\"format\":\"npo-metrics-1\",\"title\":\"t\",\"real_samples\":100,\"settings\":null,"
-        "\"offset\":{\"total\":0.5,\"blocks\":{\"conv_in\":0.25}},\"cells\":[",
-        "{\"method\":\"none\",\"scale\":1,\"beta\":null,\"seed\":1,\"samples\":10,\"frechet\":20,"
-        "\"accuracy\":0.5,\"confidence\":0.25,\"wins\":0,\"ties\":0,\"losses\":0,"
-        "\"win_rate\":null}",
-        "{\"method\":\"self-npo\",\"scale\":2,\"beta\":0.5,\"seed\":1,\"samples\":10,"
-        "\"frechet\":7.5,\"accuracy\":0.5,\"confidence\":0.25,\"wins\":5,\"ties\":1,\"losses\":4,"
-        "\"win_rate\":0.55}",
-        "\"best\":[{\"seed\":1,\"plain\":{\"scale\":2,\"frechet\":8},\"self_npo\":{\"scale\":2,"
-        "\"beta\":1,\"frechet\":7},\"change\":-0.125}",
-    };
-    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++)
-        if (!strstr(text, expected[i]))
-            fail_msg("'%s' is missing in %s", expected[i], text);
-    free(text);
+                           .block_count = 2};
+    npo_buf buf = NPO_BUF_INIT;
+    npo_results_json(&results, &buf);
+    assert_int_equal(npo_buf_err(&buf), NPO_OK);
+    cJSON *json = NULL;
+    assert_int_equal(npo_json_parse(buf.data, buf.len, "metrics", &json, NULL), NPO_OK);
+    assert_string_equal(npo_json_string(json, "title", ""), "a \"t\"\n");
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "cells")), CELL_COUNT);
     cJSON_Delete(json);
+    assert_has(buf.data, "{\"format\": \"npo-metrics-1\",");
+    assert_has(buf.data, "\"real_samples\": 100,\n \"settings\": {\"x\": 1},");
+    assert_has(buf.data,
+               "\"offset\": {\"total\": 0.5, \"blocks\": {\"conv_in\": 0.25, \"zero\": null}}");
+    assert_has(
+        buf.data,
+        "{\"method\": \"none\", \"scale\": 1, \"beta\": null, \"seed\": 1, \"samples\": 10, "
+        "\"frechet\": 20, \"accuracy\": 0.5, \"confidence\": 0.25, \"wins\": 0, \"ties\": 0, "
+        "\"losses\": 0, \"win_rate\": null}");
+    assert_has(
+        buf.data,
+        "{\"method\": \"self-npo\", \"scale\": 2, \"beta\": 0.5, \"seed\": 1, \"samples\": 10, "
+        "\"frechet\": 7.5, \"accuracy\": 0.5, \"confidence\": 0.25, \"wins\": 5, \"ties\": 1, "
+        "\"losses\": 4, \"win_rate\": 0.55}");
+    assert_has(buf.data,
+               "\"best\": [\n  {\"seed\": 1, \"plain\": {\"scale\": 2, \"frechet\": 8}, "
+               "\"self_npo\": {\"scale\": 2, \"beta\": 1, \"frechet\": 7}, \"change\": -0.125}");
+    npo_buf_fini(&buf);
+}
+
+static void test_json_out_numbers(void **state)
+{
+    static const struct {
+        double value;
+        const char *text;
+    } cases[] = {{0, "0"},           {-3, "-3"},        {9007199254740992.0, "9007199254740992"},
+                 {0.1, "0.1"},       {1e300, "1e+300"}, {1.0 / 3, "0.333333333333"},
+                 {INFINITY, "null"}, {NAN, "null"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        npo_buf buf = NPO_BUF_INIT;
+        npo_json_out_number(&buf, cases[i].value);
+        assert_string_equal(buf.data, cases[i].text);
+        npo_buf_fini(&buf);
+    }
 }
 
 static void test_summary_groups_seeds(void **state)
@@ -111,6 +142,7 @@ int main(void)
         cmocka_unit_test(test_cells_seeds_in_order),
         cmocka_unit_test(test_method_names_round_trip),
         cmocka_unit_test(test_results_json_holds_all),
+        cmocka_unit_test(test_json_out_numbers),
         cmocka_unit_test(test_summary_groups_seeds),
     };
     return cmocka_run_group_tests_name("results", tests, NULL, NULL);

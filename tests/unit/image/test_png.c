@@ -51,6 +51,11 @@ static void test_png_encode_carries_text_and_is_repeatable(void **state)
     assert_memory_equal(a.data, b.data, a.len);
     assert_non_null(memmem(a.data, a.len, "tEXtnpo.settings\0{\"seed\":7}", 27));
     assert_non_null(memmem(a.data, a.len, "tEXtnpo.prompt\0a photo of a bag", 31));
+    npo_png_text utf8 = {"npo.prompt", "caf\xc3\xa9"};
+    npo_buf_clear(&b);
+    b.len = 0;
+    assert_int_equal(npo_png_encode(&image, &utf8, 1, &b, NULL), NPO_OK);
+    assert_non_null(memmem(b.data, b.len, "iTXtnpo.prompt\0\0\0\0\0caf\xc3\xa9", 24));
     npo_buf_fini(&a);
     npo_buf_fini(&b);
     npo_image_fini(&image);

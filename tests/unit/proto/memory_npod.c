@@ -248,9 +248,9 @@ static void *thread_main(void *argument)
     assert_int_equal(npo_server_channel_open(&npod->loop, npod->address, NPO_CHANNEL_CONTROL,
                                              &handler, &npod->control, &error),
                      NPO_OK);
-    assert_int_equal(npo_server_channel_open(&npod->loop, bulk, NPO_CHANNEL_BULK, &handler,
-                                             &npod->bulk, &error),
-                     NPO_OK);
+    assert_int_equal(
+        npo_server_channel_open(&npod->loop, bulk, NPO_CHANNEL_BULK, &handler, &npod->bulk, &error),
+        NPO_OK);
     uv_sem_post(&npod->ready);
     uv_run(&npod->loop, UV_RUN_DEFAULT);
     uv_loop_close(&npod->loop);

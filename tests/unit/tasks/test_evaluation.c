@@ -188,7 +188,7 @@ static void test_sample_writes_images_and_a_grid(void **state)
     npo_buf png = NPO_BUF_INIT;
     read_all(job_path("two/last-images/image-00001.png"), &png);
     assert_non_null(
-        memmem(png.data, png.len, "{\"prompt\":\"a photo of a cross\",\"image\":1,", 41));
+        memmem(png.data, png.len, "{\"prompt\": \"a photo of a cross\", \"image\": 1,", 44));
     npo_buf_fini(&png);
 }
 
@@ -223,12 +223,19 @@ static double mean_loss(const char *path, int first, int last)
 static void test_diffusion_learns_and_continues_bit_for_bit(void **state)
 {
     char changes[1200];
-    snprintf(changes, sizeof changes, "model=%s data=%s", model_path("no-weights"),
-             model_path("data"));
+    snprintf(changes, sizeof changes, "model=%s data=%s preview_rounds=3 sample.steps=2",
+             model_path("no-weights"), model_path("data"));
     run("diffusion", diffusion_job, changes, NPO_OK, "");
     double before = mean_loss(job_path("diffusion/task-0/metrics.0"), 1, 5);
     double after = mean_loss(job_path("diffusion/task-2/metrics.0"), 51, 60);
     assert_true(after < 0.6 * before);
+    /* Three prompts below each other, four starting noises of 16 pixels and 4 between. */
+    npo_image preview;
+    assert_int_equal(npo_png_read(job_path("diffusion/task-3/preview-60.png"), &preview, NULL),
+                     NPO_OK);
+    assert_int_equal(preview.width, 4 + 19 * 8 + 4 * 20); /* 19 letters of the longest prompt */
+    assert_int_equal(preview.height, 4 + 3 * 20);
+    npo_image_fini(&preview);
     /* The same in rounds of 60: where a job is cut changes nothing. */
     snprintf(changes, sizeof changes, "model=%s data=%s round_steps=60", model_path("no-weights"),
              model_path("data"));

@@ -1,5 +1,5 @@
-/* npod's control address on the test's own loop: every request is answered by a function of the test,
- * and recorded. */
+/* npod's control address on the test's own loop: every request is answered by a function of the
+ * test, and recorded. */
 #ifndef NPO_TESTS_UNIT_WORKER_LOOP_NPOD_H
 #define NPO_TESTS_UNIT_WORKER_LOOP_NPOD_H
 

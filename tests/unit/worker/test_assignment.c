@@ -67,14 +67,10 @@ static void test_assignment_refuses_what_lacks_or_is_out_of_range(void **state)
         const char *key, *value;
         const char *part;
     } cases[] = {
-        {"task", NULL, "missing key 'assignment.task'"},
-        {"task", "0", "assignment.task"},
-        {"attempt", "1.5", "assignment.attempt"},
-        {"rank", "-1", "assignment.rank"},
-        {"world", "100000", "assignment.world"},
-        {"kind", "7", "assignment.kind"},
-        {"inputs", "{}", "assignment.inputs"},
-        {"spec", "[]", "assignment.spec"},
+        {"task", NULL, "missing key 'assignment.task'"}, {"task", "0", "assignment.task"},
+        {"attempt", "1.5", "assignment.attempt"},        {"rank", "-1", "assignment.rank"},
+        {"world", "100000", "assignment.world"},         {"kind", "7", "assignment.kind"},
+        {"inputs", "{}", "assignment.inputs"},           {"spec", "[]", "assignment.spec"},
         {"params", NULL, "assignment.params"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -141,9 +137,10 @@ static void test_assignment_bodies_are_those_of_the_protocol(void **state)
     expect_json(npo_assignment_status(&assignment),
                 "{\"task\":41,\"attempt\":2,\"rank\":1,\"step\":3,\"steps\":8,\"phase\":\"train\","
                 "\"loss\":0.5,\"samples_per_s\":null}");
-    expect_json(npo_assignment_done(&assignment, 6),
-                "{\"worker\":6,\"task\":41,\"attempt\":2,\"rank\":1,\"outputs\":[{\"name\":\"pool\","
-                "\"hash\":\"" HASH "\",\"size\":7}],\"result\":{\"seconds\":1.5}}");
+    expect_json(
+        npo_assignment_done(&assignment, 6),
+        "{\"worker\":6,\"task\":41,\"attempt\":2,\"rank\":1,\"outputs\":[{\"name\":\"pool\","
+        "\"hash\":\"" HASH "\",\"size\":7}],\"result\":{\"seconds\":1.5}}");
     expect_json(npo_assignment_fail(&assignment.fence, 6, &failure),
                 "{\"worker\":6,\"task\":41,\"attempt\":2,\"rank\":1,\"code\":\"PEER\","
                 "\"text\":\"gone\",\"retry\":true}");

@@ -30,9 +30,9 @@ static int setup(void **state)
 {
     fixture *fix = calloc(1, sizeof *fix);
     loop_npod_init(&fix->npod);
-    assert_int_equal(npo_link_open(&fix->npod.loop, fix->npod.address, &fix->npod.identity,
-                                   &fix->link, NULL),
-                     NPO_OK);
+    assert_int_equal(
+        npo_link_open(&fix->npod.loop, fix->npod.address, &fix->npod.identity, &fix->link, NULL),
+        NPO_OK);
     *state = fix;
     return 0;
 }
@@ -90,9 +90,8 @@ static void test_link_answers_what_it_cannot_send(void **state)
     cJSON_AddStringToObject(body, "text", big);
     fix->expected = 2;
     assert_int_equal(ask(fix, NPO_MESSAGE_INFO, 1), NPO_OK);
-    assert_int_equal(npo_link_send(fix->link, NPO_MESSAGE_PULL, body, NULL, 0, on_answer, fix, 2,
-                                   NULL),
-                     NPO_OK);
+    assert_int_equal(
+        npo_link_send(fix->link, NPO_MESSAGE_PULL, body, NULL, 0, on_answer, fix, 2, NULL), NPO_OK);
     loop_npod_run(&fix->npod, &fix->done);
     assert_int_equal(fix->errs[0], NPO_OK);
     assert_int_equal(fix->errs[1], NPO_E_LIMIT);

@@ -137,7 +137,8 @@ static void test_mover_drop_ends_what_waits_for_npod(void **state)
 {
     fixture *fix = *state;
     memory_npod_faults *faults = memory_npod_faults_of(fix->npod);
-    npo_hash hash = memory_npod_put(fix->npod, "input", 5), other = memory_npod_put(fix->npod, "x", 1);
+    npo_hash hash = memory_npod_put(fix->npod, "input", 5),
+             other = memory_npod_put(fix->npod, "x", 1);
     atomic_store(&faults->silent_at_chunk, 1);
     fetch(fix, 1, &hash); /* is never answered */
     fetch(fix, 1, &hash); /* waits behind it */

@@ -29,14 +29,11 @@ static int setup(void **state)
 {
     fixture *fix = calloc(1, sizeof *fix);
     loop_npod_init(&fix->npod);
-    assert_int_equal(npo_link_open(&fix->npod.loop, fix->npod.address, &fix->npod.identity,
-                                   &fix->link, NULL),
-                     NPO_OK);
-    npo_rendezvous_options options = {.link = fix->link,
-                                      .worker = 5,
-                                      .fence = {41, 2, 1},
-                                      .self = fix,
-                                      .answered = on_answered};
+    assert_int_equal(
+        npo_link_open(&fix->npod.loop, fix->npod.address, &fix->npod.identity, &fix->link, NULL),
+        NPO_OK);
+    npo_rendezvous_options options = {
+        .link = fix->link, .worker = 5, .fence = {41, 2, 1}, .self = fix, .answered = on_answered};
     assert_int_equal(npo_rendezvous_open(&fix->npod.loop, &options, &fix->rendezvous, NULL),
                      NPO_OK);
     *state = fix;

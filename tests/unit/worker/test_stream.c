@@ -31,9 +31,9 @@ static int setup(void **state)
 {
     fixture *fix = calloc(1, sizeof *fix);
     loop_npod_init(&fix->npod);
-    assert_int_equal(npo_link_open(&fix->npod.loop, fix->npod.address, &fix->npod.identity,
-                                   &fix->link, NULL),
-                     NPO_OK);
+    assert_int_equal(
+        npo_link_open(&fix->npod.loop, fix->npod.address, &fix->npod.identity, &fix->link, NULL),
+        NPO_OK);
     npo_stream_options options = {.link = fix->link,
                                   .name = "log",
                                   .worker = 5,
@@ -67,8 +67,9 @@ static void test_stream_sends_lines_together_and_says_whose_they_are(void **stat
     assert_int_equal(fix->npod.count, 1);
     assert_string_equal(fix->npod.payload.data, "one\ntwo\n");
     char *body = cJSON_PrintUnformatted(fix->npod.requests[0]);
-    assert_string_equal(body, "{\"worker\":5,\"task\":41,\"attempt\":2,\"rank\":1,\"stream\":\"log\","
-                              "\"offset\":0}");
+    assert_string_equal(body,
+                        "{\"worker\":5,\"task\":41,\"attempt\":2,\"rank\":1,\"stream\":\"log\","
+                        "\"offset\":0}");
     cJSON_free(body);
 }
 

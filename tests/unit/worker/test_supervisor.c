@@ -63,8 +63,8 @@ static void become_ready(fixture *fix)
 static void say_hello(fixture *fix)
 {
     become_ready(fix);
-    post(fix, (npo_supervisor_event){
-                  .kind = NPO_EVENT_HELLO_DONE, .worker = 5, .heartbeat_ms = 1000});
+    post(fix,
+         (npo_supervisor_event){.kind = NPO_EVENT_HELLO_DONE, .worker = 5, .heartbeat_ms = 1000});
     expect(fix, 1, NPO_ACTION_PULL);
 }
 
@@ -180,8 +180,8 @@ static void test_supervisor_says_hello_again_when_unknown(void **state)
     post(&fix, (npo_supervisor_event){.kind = NPO_EVENT_HEARTBEAT_DONE, .known = false});
     expect(&fix, 1, NPO_ACTION_HELLO);
     assert_int_equal(fix.state.task, NPO_TASK_RUNNING); /* the executor goes on */
-    post(&fix, (npo_supervisor_event){
-                   .kind = NPO_EVENT_HELLO_DONE, .worker = 6, .heartbeat_ms = 1000});
+    post(&fix,
+         (npo_supervisor_event){.kind = NPO_EVENT_HELLO_DONE, .worker = 6, .heartbeat_ms = 1000});
     expect(&fix, 1, NPO_ACTION_HEARTBEAT); /* which tells whether the task is still ours */
 }
 
@@ -203,10 +203,10 @@ static void test_supervisor_retries_a_refused_hello(void **state)
 static void test_supervisor_ignores_what_belongs_to_an_earlier_task(void **state)
 {
     static const npo_supervisor_event_kind kinds[] = {
-        NPO_EVENT_FETCHED,     NPO_EVENT_FETCH_FAILED,   NPO_EVENT_UPLOADED,
-        NPO_EVENT_UPLOAD_FAILED, NPO_EVENT_STREAMS_SENT, NPO_EVENT_REPORT_DONE,
-        NPO_EVENT_REPORT_REFUSED, NPO_EVENT_FENCED,      NPO_EVENT_TASK_OUTPUT,
-        NPO_EVENT_TASK_DONE,   NPO_EVENT_TASK_FAILED,
+        NPO_EVENT_FETCHED,        NPO_EVENT_FETCH_FAILED, NPO_EVENT_UPLOADED,
+        NPO_EVENT_UPLOAD_FAILED,  NPO_EVENT_STREAMS_SENT, NPO_EVENT_REPORT_DONE,
+        NPO_EVENT_REPORT_REFUSED, NPO_EVENT_FENCED,       NPO_EVENT_TASK_OUTPUT,
+        NPO_EVENT_TASK_DONE,      NPO_EVENT_TASK_FAILED,
     };
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         fixture fix;
@@ -535,8 +535,21 @@ static void leave(fixture *fix)
 }
 
 static void (*const ways[])(fixture *fix) = {
-    start, become_ready, say_hello, idle, fetch, run_forever, publish, report, fail_task,
-    report_failure, cancel_task, terminate_executor, kill_busy_executor, lose_executor, stop_busy,
+    start,
+    become_ready,
+    say_hello,
+    idle,
+    fetch,
+    run_forever,
+    publish,
+    report,
+    fail_task,
+    report_failure,
+    cancel_task,
+    terminate_executor,
+    kill_busy_executor,
+    lose_executor,
+    stop_busy,
     leave,
 };
 enum { WAY_COUNT = sizeof ways / sizeof ways[0] };
