@@ -55,7 +55,9 @@ npo_err npo_comm_barrier(npo_comm *comm, npo_error *error) NPO_MUST_CHECK;
 /* Makes a running operation, and every later one, return NPO_E_CANCELLED or NPO_E_STATE. The one
  * call allowed from another thread. */
 void npo_comm_abort(npo_comm *comm);
-/* Closes the connections; peers that still wait for this rank get NPO_E_PEER. NULL is fine. */
+/* Closes the connections at once; peers that still wait for this rank get NPO_E_PEER, or wait until
+ * their time limit when it left in the middle of what they read: after work that went well every rank
+ * calls npo_comm_barrier first. NULL is fine. */
 void npo_comm_free(npo_comm *comm);
 
 /* A gang of one: every operation is the identity. */

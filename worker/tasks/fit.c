@@ -204,6 +204,8 @@ npo_err npo_fit_step(npo_fit *fit)
 npo_err npo_fit_finish(npo_fit *fit)
 {
     npo_context *ctx = fit->ctx;
+    /* Who leaves takes along what the others have not yet read. */
+    NPO_TRY(npo_comm_barrier(fit->gang.comm, ctx->error));
     if (ctx->task->rank != 0)
         return NPO_OK;
     char *path = NULL;

@@ -30,7 +30,7 @@ void npo_fit_fini(npo_fit *fit);
 /* One optimizer step on fit->batch, its metrics and progress; then fit->draws are those of the
  * next. */
 npo_err npo_fit_step(npo_fit *fit) NPO_MUST_CHECK;
-/* Rank 0 writes and publishes "checkpoint". */
+/* Waits until every rank is here; then rank 0 writes and publishes "checkpoint". */
 npo_err npo_fit_finish(npo_fit *fit) NPO_MUST_CHECK;
 
 /* What npo_checkpoint_meta holds, shared with the classifier's training. */
