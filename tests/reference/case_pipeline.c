@@ -1,4 +1,4 @@
-#include "tests/reference-cases/case_pipeline.h"
+#include "tests/reference/case_pipeline.h"
 
 #include <stdlib.h>
 

@@ -1,4 +1,4 @@
-#include "tests/reference-cases/case.h"
+#include "tests/reference/case.h"
 
 #include "common/file.h"
 
@@ -50,18 +50,44 @@ npo_err case_compare_tensor(case_worst *worst, const npo_tensor *expected, const
     return NPO_OK;
 }
 
-void case_report(case_env *env, const char *suffix, const case_worst *worst, double tolerance)
+static double tolerance_of(const case_moved *moved, double tolerance)
 {
+    return fmax(tolerance, CASE_SPREAD_FACTOR * moved->spread);
+}
+
+static void report(case_env *env, const char *suffix, const case_moved *moved, double tolerance)
+{
+    const case_worst *worst = &moved->worst;
     /* Written so that a NaN fails. */
-    bool pass = *worst->tensor && worst->error <= tolerance;
+    bool pass = *worst->tensor && worst->error <= tolerance_of(moved, tolerance);
     printf("%s%s %.3g %s", env->name, suffix, worst->error, pass ? "pass" : "FAIL");
     if (!pass)
-        printf(" (%s, tolerance %g)", *worst->tensor ? worst->tensor : "nothing compared",
-               tolerance);
+        printf(" (%s, tolerance %.3g)", *worst->tensor ? worst->tensor : "nothing compared",
+               tolerance_of(moved, tolerance));
+    else if (worst->error > tolerance)
+        printf(
+            " (%s, tolerance %.3g, but one unit in the last place of the weights moves it by %.3g)",
+            worst->tensor, tolerance, moved->spread);
     printf("\n");
     fflush(stdout);
     env->totals->passed += pass;
     env->totals->failed += !pass;
+}
+
+void case_report(case_env *env, const char *suffix, const case_worst *worst, double tolerance)
+{
+    report(env, suffix, &(case_moved){.worst = *worst}, tolerance);
+}
+
+void case_report_moved(case_env *env, const char *suffix, const case_moved *moved, size_t count,
+                       double tolerance)
+{
+    const case_moved *shown = moved;
+    for (size_t i = 1; i < count; i++)
+        if (!(moved[i].worst.error / tolerance_of(&moved[i], tolerance) <=
+              shown->worst.error / tolerance_of(shown, tolerance)))
+            shown = &moved[i];
+    report(env, suffix, shown, tolerance);
 }
 
 /* ---- reading ---- */

@@ -1,7 +1,7 @@
 /* reference-cases DIR...: runs every case found in DIR and in the folders directly below it. Exit
  * code 0: all passed; 1: a case failed, could not be run, or none was found; 2: usage. */
 #include "common/file.h"
-#include "tests/reference-cases/case.h"
+#include "tests/reference/case.h"
 
 #include <dirent.h>
 #include <fnmatch.h>

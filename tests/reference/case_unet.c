@@ -1,7 +1,7 @@
 /* unet-TAG.safetensors beside unet/: x [N,C,H,W], t [N], context [N,L,C'], the output of every
  * module (out.<path>), y, target, loss = mean((y - target)^2), and its gradients for x and context.
  * unet-TAG-grads.safetensors: the gradient for every parameter. */
-#include "tests/reference-cases/case.h"
+#include "tests/reference/case.h"
 
 #include "common/file.h"
 #include "kernels/op.h"

@@ -1,6 +1,6 @@
 /* text.safetensors beside text_encoder/ and tokenizer/: ids [N,L] of prompts, every hidden state
  * [N,L,C], the last one normed, and the pooled state [N,C]. */
-#include "tests/reference-cases/case.h"
+#include "tests/reference/case.h"
 
 #include <stdio.h>
 #include <stdlib.h>

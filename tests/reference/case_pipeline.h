@@ -1,10 +1,10 @@
 /* What the cases that run a whole model share: the UNet of the case's folder, its noise schedule,
  * and the text embeddings that the public library computed (text.safetensors: prompt 1 is the empty
  * one). */
-#ifndef NPO_TESTS_REFERENCE_CASES_CASE_PIPELINE_H
-#define NPO_TESTS_REFERENCE_CASES_CASE_PIPELINE_H
+#ifndef NPO_TESTS_REFERENCE_CASE_PIPELINE_H
+#define NPO_TESTS_REFERENCE_CASE_PIPELINE_H
 
-#include "tests/reference-cases/case.h"
+#include "tests/reference/case.h"
 #include "worker/diffusion/denoiser.h"
 #include "worker/diffusion/schedule.h"
 #include "worker/diffusion/segment.h"

@@ -2,7 +2,7 @@
  * sampling.safetensors, sampling.json: trajectories x_T -> NAME.i (state after step i) of several
  * samplers at guidance 5, NAME-two with the network of negative-unet.safetensors as the
  * unconditional one. */
-#include "tests/reference-cases/case_pipeline.h"
+#include "tests/reference/case_pipeline.h"
 
 #include "common/file.h"
 #include "worker/diffusion/sampler.h"

@@ -5,8 +5,8 @@
  * Every result is one line on stdout: name, largest relative error, pass or FAIL (with the worst
  * tensor). The relative error of a tensor is its largest absolute difference over the reference's
  * largest absolute value. */
-#ifndef NPO_TESTS_REFERENCE_CASES_CASE_H
-#define NPO_TESTS_REFERENCE_CASES_CASE_H
+#ifndef NPO_TESTS_REFERENCE_CASE_H
+#define NPO_TESTS_REFERENCE_CASE_H
 
 #include "kernels/graph.h"
 #include "worker/model/folder.h"
@@ -15,6 +15,9 @@
 
 #define CASE_OUTPUT_TOLERANCE   1e-4
 #define CASE_GRADIENT_TOLERANCE 1e-3
+/* Between two correct programs lies up to twice what a perturbation moves one of them, and the
+ * largest of a few repetitions is seldom the largest there is. */
+#define CASE_SPREAD_FACTOR 4
 
 /* Counts of result lines. */
 typedef struct {
@@ -51,14 +54,25 @@ typedef struct {
 } case_worst;
 
 /* values, expected: [count]. A NaN or infinity on either side counts as an infinite error. */
-void case_compare(case_worst *worst, const char *tensor, const float *values,
-                  const float *expected, size_t count);
-/* values [N,H,W,C] or [N,C] in this project's order against a file's tensor [N,C,H,W] or of the same
- * shape. Errors: NPO_E_SHAPE, NPO_E_NOMEM. */
+void case_compare(case_worst *worst, const char *tensor, const float *values, const float *expected,
+                  size_t count);
+/* values [N,H,W,C] or [N,C] in this project's order against a file's tensor [N,C,H,W] or of the
+ * same shape. Errors: NPO_E_SHAPE, NPO_E_NOMEM. */
 npo_err case_compare_tensor(case_worst *worst, const npo_tensor *expected, const npo_shape *shape,
                             const float *values, npo_error *error) NPO_MUST_CHECK;
 /* Prints `env->name` + suffix, the error and the verdict, and counts it. */
 void case_report(case_env *env, const char *suffix, const case_worst *worst, double tolerance);
+
+/* An error, and by how much (relative, as the error) rounding alone moves what it is of. */
+typedef struct {
+    case_worst worst;
+    double spread;
+} case_moved;
+
+/* One line for all of [count], that of the largest error next to its tolerance: the one given, or
+ * CASE_SPREAD_FACTOR times the spread where that is larger; the line says so when it was needed. */
+void case_report_moved(case_env *env, const char *suffix, const case_moved *moved, size_t count,
+                       double tolerance);
 
 /* ---- reading ---- */
 

@@ -1,6 +1,6 @@
 /* cases.json beside a vocabulary: [{"text", "ids", "padded_77"}]. The error of a line is the share
  * of texts with other ids, so that only 0 passes. */
-#include "tests/reference-cases/case.h"
+#include "tests/reference/case.h"
 
 #include "common/file.h"
 #include "common/json.h"
