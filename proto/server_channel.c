@@ -34,8 +34,10 @@ struct npo_server_channel {
     npo_channel channel;
     npo_server_handler handler;
     void (*closed)(void *self);
-    int handles_open; /* of libuv, until both are closed */
-    size_t last_batch; /* requests in it */
+    int handles_open;   /* of libuv, until both are closed */
+    size_t last_batch;  /* requests in it */
+    reply_queue posted; /* answers of the batch, until its end */
+    bool is_in_batch;
     bool has_answered; /* under the lock */
 
     pthread_t thread;
@@ -97,12 +99,9 @@ static void queue_move(reply_queue *from, reply_queue *to)
     queue_init(from);
 }
 
-/* With the lock held. */
+/* Without the lock, for which the thread would wait at once. */
 static void wake(npo_server_channel *channel)
 {
-    if (!channel->is_asleep)
-        return;
-    channel->is_asleep = false;
     /* Fails only when the counter is full, and then the thread is about to wake. */
     (void)!write(channel->wake_fd, &(uint64_t){1}, sizeof(uint64_t));
 }
@@ -124,15 +123,28 @@ void npo_reply_drop(npo_reply_to *to_take)
     reply_free(to_take);
 }
 
-/* Hands the answer to the thread; any thread may. */
+/* Hands answers to the thread. */
+static void hand_over(npo_server_channel *channel, reply_queue *answers)
+{
+    if (answers->count == 0)
+        return;
+    pthread_mutex_lock(&channel->lock);
+    queue_move(answers, &channel->answers);
+    channel->has_answered = true;
+    bool was_asleep = channel->is_asleep;
+    channel->is_asleep = false;
+    pthread_mutex_unlock(&channel->lock);
+    if (was_asleep)
+        wake(channel);
+}
+
+/* Those of a batch leave together. */
 static void post(npo_reply_to *to_take)
 {
     npo_server_channel *channel = to_take->channel;
-    pthread_mutex_lock(&channel->lock);
-    queue_add(&channel->answers, to_take);
-    channel->has_answered = true;
-    wake(channel);
-    pthread_mutex_unlock(&channel->lock);
+    queue_add(&channel->posted, to_take);
+    if (!channel->is_in_batch)
+        hand_over(channel, &channel->posted);
 }
 
 static npo_err set_answer(npo_reply_to *to, const npo_frame *frame, npo_error *error)
@@ -149,23 +161,21 @@ static npo_err set_answer(npo_reply_to *to, const npo_frame *frame, npo_error *e
     return err;
 }
 
-static void post_error(npo_reply_to *to_take, uint64_t epoch, npo_err code, const char *text)
+static npo_err set_error(npo_reply_to *to, uint64_t epoch, npo_err code, const char *text)
 {
     cJSON *body = npo_reply_error_new(code, text);
     char *json = cJSON_PrintUnformatted(body);
-    npo_frame frame = to_take->request;
+    npo_frame frame = to->request;
     frame.is_reply = true;
     frame.epoch = epoch;
     frame.json = json;
     frame.json_len = json ? strlen(json) : 0;
     frame.payload = NULL;
     frame.payload_len = 0;
-    if (json && set_answer(to_take, &frame, NULL) == NPO_OK)
-        post(to_take);
-    else
-        npo_reply_drop(to_take);
+    npo_err err = json ? set_answer(to, &frame, NULL) : NPO_E_NOMEM;
     free(json);
     cJSON_Delete(body);
+    return err;
 }
 
 void npo_reply_send(npo_reply_to *to_take, uint64_t epoch, const char *json, size_t json_len,
@@ -183,7 +193,9 @@ void npo_reply_send(npo_reply_to *to_take, uint64_t epoch, const char *json, siz
     npo_error error = {0};
     npo_err err = set_answer(to_take, &frame, &error);
     if (err)
-        post_error(to_take, epoch, err, error.text);
+        err = set_error(to_take, epoch, err, error.text);
+    if (err)
+        npo_reply_drop(to_take);
     else
         post(to_take);
 }
@@ -217,13 +229,16 @@ static void refuse(npo_server_channel *channel, npo_reply_to *to_take, size_t le
                    const npo_error *error)
 {
     atomic_fetch_add(&channel->refused, 1);
-    if (!npo_frame_is_answerable(to_take->message, len)) {
-        npo_reply_drop(to_take);
-        return;
-    }
+    reply_queue answers;
+    queue_init(&answers);
     if (!npo_message_find(to_take->request.id))
         to_take->request.id = NPO_MESSAGE_INFO;
-    post_error(to_take, atomic_load(&channel->epoch), code, error->text);
+    if (!npo_frame_is_answerable(to_take->message, len) ||
+        set_error(to_take, atomic_load(&channel->epoch), code, error->text) != NPO_OK)
+        npo_reply_drop(to_take);
+    else
+        queue_add(&answers, to_take);
+    hand_over(channel, &answers);
 }
 
 static void take_request(npo_server_channel *channel, void *message_take, size_t len,
@@ -356,13 +371,14 @@ static bool take_batch(npo_server_channel *channel, reply_queue *ret_requests)
 {
     queue_init(ret_requests);
     pthread_mutex_lock(&channel->lock);
-    if (channel->requests.count >= NPO_DRAIN_MAX)
-        wake(channel); /* it may read again */
+    bool may_read_again = channel->requests.count >= NPO_DRAIN_MAX;
     for (size_t left = batch_size(channel); left > 0; left--)
         queue_add(ret_requests, queue_take(&channel->requests));
     bool are_left = channel->requests.count > 0;
     pthread_mutex_unlock(&channel->lock);
     channel->last_batch = ret_requests->count;
+    if (may_read_again)
+        wake(channel);
     return are_left;
 }
 
@@ -375,9 +391,12 @@ static void on_arrived(uv_async_t *arrived)
         uv_async_send(&channel->arrived); /* after other events */
     if (requests.count == 0)
         return;
+    channel->is_in_batch = true;
     while ((to = queue_take(&requests)))
         channel->handler.frame(channel->handler.self, &to->request, to);
     channel->handler.batch_end(channel->handler.self);
+    channel->is_in_batch = false;
+    hand_over(channel, &channel->posted);
 }
 
 /* ---- opening and closing ---- */
@@ -450,6 +469,7 @@ npo_err npo_server_channel_open(uv_loop_t *loop, const char *address, npo_channe
     pthread_mutex_init(&channel->lock, NULL);
     queue_init(&channel->requests);
     queue_init(&channel->answers);
+    queue_init(&channel->posted);
     npo_err err = open_socket(channel, address, error);
     if (err) {
         channel_free(channel);
@@ -464,10 +484,11 @@ npo_err npo_server_channel_open(uv_loop_t *loop, const char *address, npo_channe
 static void stop(npo_server_channel *channel)
 {
     npo_reply_to *to;
+    hand_over(channel, &channel->posted);
     pthread_mutex_lock(&channel->lock);
     channel->is_stopping = true;
-    wake(channel);
     pthread_mutex_unlock(&channel->lock);
+    wake(channel);
     pthread_join(channel->thread, NULL);
     while ((to = queue_take(&channel->requests)))
         npo_reply_drop(to);
