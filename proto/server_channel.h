@@ -1,11 +1,16 @@
 /* The server's end of the wire on a uv loop: a raw REP socket (control or bulk), and the PUB socket
- * of hints. Everything here belongs to the loop's thread.
+ * of hints. The handler and all calls belong to the loop's thread; a thread of the channel owns the
+ * socket, so that the loop does not pay for nanomsg's system calls and locks.
  *
- * One wake drains up to NPO_DRAIN_MAX requests. Each goes to handler.frame with a handle to answer
- * it by; after the last one handler.batch_end is called, so that one commit covers the batch and
- * the answers leave after it. An answer may also be given later (work on another thread), any time
- * before the channel is closed. Frames that cannot be decoded, belong to another channel, or are
- * replies are answered or dropped here and never reach the handler.
+ * The thread receives and checks requests and wakes the loop, which takes a batch of them: half of
+ * those on their way, at most NPO_DRAIN_MAX. Each goes to handler.frame with a handle to answer it
+ * by; after the last one handler.batch_end is called, so that one commit covers the batch and the
+ * answers leave after it, by the thread again, while the loop goes on with the other half. An
+ * answer may also be given later (work on another thread), any time before the channel is closed.
+ * Frames that cannot be decoded, belong to another channel, or are replies are answered or dropped
+ * by the thread and never reach the handler. While NPO_DRAIN_MAX requests wait for the loop nothing
+ * is received, and what waits to be sent are answers to requests that were handed out: both queues
+ * are bounded.
  *
  * A raw REP socket drops an answer whose pipe is busy without a word; clients have one request
  * outstanding and resend, so an answer lost is asked for again. */
@@ -42,11 +47,8 @@ void npo_server_channel_set_epoch(npo_server_channel *channel, uint64_t epoch);
 /* Requests refused here since opening (malformed, wrong channel, too large). */
 uint64_t npo_server_channel_refused(const npo_server_channel *channel);
 
-/* Answers with a whole frame (npo_frame_append). Remembered answers are better kept as JSON and
- * sent by npo_reply_send: an epoch of before a restore would be refused. Frees the handle in any
- * case. */
-void npo_reply_send_bytes(npo_reply_to *to_take, const void *bytes, size_t len);
-/* Answers with JSON text and a payload (NULL, 0: none); id, boot and request are the request's.
+/* Answers with JSON text and a payload (NULL, 0: none), which are copied; id, boot and request are
+ * the request's.
  * Frees the handle in any case. A reply over the bounds becomes a LIMIT error. */
 void npo_reply_send(npo_reply_to *to_take, uint64_t epoch, const char *json, size_t json_len,
                     const void *payload, size_t payload_len);

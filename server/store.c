@@ -3,6 +3,7 @@
 #include "common/clock.h"
 #include "common/crash.h"
 #include "common/file.h"
+#include "server/wal_vfs.h"
 
 #include <assert.h>
 #include <sqlite3.h>
@@ -188,12 +189,19 @@ static npo_err prepare_all(npo_store *store, npo_error *error)
     return NPO_OK;
 }
 
-/* Only the store's thread uses SQLite: its mutexes and the counters behind them are not needed. Without
- * effect when somebody has initialised SQLite before. */
+/* Only the store's thread uses SQLite: its mutexes and the counters behind them are not needed.
+ * Without effect when somebody has initialised SQLite before. */
 static void configure_sqlite(void)
 {
     sqlite3_config(SQLITE_CONFIG_SINGLETHREAD);
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+}
+
+static npo_err connect(npo_store *store, npo_error *error)
+{
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+    int code = sqlite3_open_v2(store->path, &store->db, flags, NPO_WAL_VFS);
+    return code == SQLITE_OK ? NPO_OK : fail(store, code, "open", error);
 }
 
 npo_err npo_store_open(const npo_store_options *options, npo_store **ret_store, npo_error *error)
@@ -204,9 +212,9 @@ npo_err npo_store_open(const npo_store_options *options, npo_store **ret_store, 
         return npo_error_set(error, NPO_E_NOMEM, "cannot open database '%s'", options->path);
     }
     configure_sqlite();
-    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
-    int code = sqlite3_open_v2(options->path, &store->db, flags, NULL);
-    npo_err err = code == SQLITE_OK ? NPO_OK : fail(store, code, "open", error);
+    npo_err err = npo_wal_vfs_register(error);
+    if (!err)
+        err = connect(store, error);
     if (!err) {
         sqlite3_extended_result_codes(store->db, 1);
         sqlite3_busy_timeout(store->db, 2000);

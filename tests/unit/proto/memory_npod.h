@@ -16,7 +16,7 @@ typedef struct {
     atomic_int refuse_chunks;   /* chunks that are not taken: answered with what is there */
     atomic_int corrupt_downloads; /* ranges sent with a bit turned over */
     atomic_int silent_at_chunk;   /* from the nth chunk or range on nothing is answered any more */
-    atomic_int silent_fd;         /* eventfd written to when that happens; 0: none */
+    atomic_int silent_fd;         /* eventfd written to once, when that happens; 0: none */
     atomic_int epoch;             /* that answers carry */
     atomic_int opens, chunks, closes, downloads, missings;
     atomic_size_t taken_bytes; /* of chunks that were taken */
