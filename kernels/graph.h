@@ -56,7 +56,6 @@ bool npo_graph_failed(const npo_graph *graph);
 typedef struct {
     npo_value loss;   /* scalar to differentiate, NPO_VALUE_NONE: forward only */
     bool input_grads; /* also keep gradients of f32 inputs (tests) */
-    npo_compute compute;
 } npo_plan_options;
 
 typedef struct {

@@ -1,4 +1,4 @@
-/* Part of isa.c: the products of cpu/product.h in f32.
+/* Part of isa.c: the products of cpu/product/product.h.
  *
  * Weights are packed in panels of at most PANEL_VECTORS vectors of output channels, k after k. A tile
  * of rows x vectors stays in registers while k runs; rows divide a line of pixels evenly. */

@@ -1,29 +1,16 @@
 /* Convolution and linear layers: the choice of an engine for each. */
-#include "kernels/cpu/product-engine.h"
-#include "kernels/cpu/product-geometry.h"
+#include "kernels/cpu/product/engine.h"
+#include "kernels/cpu/product/geometry.h"
 
 /* Packed weights that the own engine keeps in a core's second-level cache beside a padded image. */
 enum { OWN_WEIGHTS_MAX = 400000 };
 
-static const npo_product_engine *choose_f32(const npo_cpu *cpu, const npo_op_desc *desc)
+static const npo_product_engine *choose(const npo_cpu *cpu, const npo_op_desc *desc)
 {
     if (cpu->products == NPO_PRODUCTS_DNNL || !npo_product_has_geometry(desc))
         return &npo_product_dnnl;
     bool small = npo_shape_count(&desc->in[1]) <= OWN_WEIGHTS_MAX;
     return small || cpu->products == NPO_PRODUCTS_OWN ? &npo_product_own : &npo_product_dnnl;
-}
-
-/* Layers with few channels (the image's own) stay in f32 under any compute: they gain nothing. */
-static const npo_product_engine *choose(const npo_cpu *cpu, const npo_op_work *work)
-{
-    const npo_op_desc *desc = &work->desc;
-#if defined(__x86_64__)
-    const int64_t *w = desc->in[1].dims;
-    if (work->compute != NPO_COMPUTE_F32 && npo_product_has_geometry(desc) && w[0] % 16 == 0 &&
-        w[1] % 16 == 0)
-        return &npo_product_amx;
-#endif
-    return choose_f32(cpu, desc);
 }
 
 static const npo_product_engine *engine_of(const npo_op_work *work)
@@ -33,7 +20,7 @@ static const npo_product_engine *engine_of(const npo_op_work *work)
 
 static npo_err prepare(const npo_cpu *cpu, npo_op_work *work, npo_error *error)
 {
-    return choose(cpu, work)->prepare(cpu, work, error);
+    return choose(cpu, &work->desc)->prepare(cpu, work, error);
 }
 
 static void finish(npo_op_work *work)
@@ -60,10 +47,10 @@ static npo_err backward(const npo_cpu *cpu, const npo_op_work *work, const npo_o
 }
 
 /* An add of channels wants samples as units of work, which a layer over positions has not. */
-static bool fuses(const npo_cpu *cpu, const npo_op_work *work, npo_op_kind add)
+static bool fuses(const npo_cpu *cpu, const npo_op_desc *desc, npo_op_kind add)
 {
-    return choose(cpu, work) != &npo_product_dnnl &&
-           (add == NPO_OP_ADD || !npo_product_is_pointwise(&work->desc));
+    return choose(cpu, desc) != &npo_product_dnnl &&
+           (add == NPO_OP_ADD || !npo_product_is_pointwise(desc));
 }
 
 const npo_cpu_op npo_cpu_conv2d = {

@@ -3,7 +3,7 @@
  * Time: the forward of node i is step i, its backward step 2n - 1 - i. Every buffer of the arena is
  * a span of steps. Gradients may share a buffer (both operands of an add have the gradient of its
  * output): a shared buffer is never added to, the sum goes to a new one. */
-#include "kernels/graph-state.h"
+#include "kernels/graph/state.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -142,8 +142,7 @@ static bool can_fuse(const plan *p, int add, int k)
         mine->uses != 1 || other->writer >= mine->writer)
         return false;
     const npo_op_desc *desc = &g->nodes[mine->writer].desc;
-    const npo_op_work work = {.desc = *desc, .compute = p->options->compute};
-    if (!g->backend->ops->op_fuses(g->backend, &work, node->desc.kind))
+    if (!g->backend->ops->op_fuses(g->backend, desc, node->desc.kind))
         return false;
     if (node->desc.kind == NPO_OP_ADD)
         return !desc->fused_add;
@@ -314,7 +313,7 @@ static npo_err prepare_ops(plan *p, npo_error *error)
     size_t packed = 0;
     for (int i = 0; i < p->n; i++) {
         npo_graph_step *step = &g->steps[i];
-        step->work = (npo_op_work){.desc = g->nodes[i].desc, .compute = p->options->compute};
+        step->work = (npo_op_work){.desc = g->nodes[i].desc};
         if (!p->live[i])
             continue;
         NPO_TRY(g->backend->ops->op_prepare(g->backend, &step->work, error));
@@ -557,10 +556,6 @@ npo_err npo_graph_plan(npo_graph *graph, const npo_plan_options *options, npo_pl
         return graph->err;
     }
     NPO_TRY(check_loss(graph, options->loss, error));
-    if (!npo_backend_computes(graph->backend, options->compute))
-        return npo_error_set(error, NPO_E_UNSUPPORTED, "compute '%s': not on '%s'",
-                             npo_compute_name(options->compute),
-                             npo_backend_class(graph->backend));
     graph->planned = true;
     graph->loss = options->loss;
     npo_err err = open_plan(&p, error);

@@ -1,7 +1,7 @@
-/* The own engine: convolution and linear layers in f32 over padded images (cpu/product.h), one
+/* The own engine: convolution and linear layers in f32 over padded images (product.h), one
  * thread a sample or a block of rows. */
-#include "kernels/cpu/product-engine.h"
-#include "kernels/cpu/product-geometry.h"
+#include "kernels/cpu/product/engine.h"
+#include "kernels/cpu/product/geometry.h"
 
 #include <omp.h>
 #include <stdlib.h>

@@ -6,8 +6,8 @@
  * under a row of the kernel lie together: kernel_width * channels floats, a "run", and an output
  * pixel is the product of its kernel_height runs with the packed weights. A linear layer is one run
  * of its whole row, read in place. */
-#ifndef NPO_KERNELS_CPU_PRODUCT_H
-#define NPO_KERNELS_CPU_PRODUCT_H
+#ifndef NPO_KERNELS_CPU_PRODUCT_PRODUCT_H
+#define NPO_KERNELS_CPU_PRODUCT_PRODUCT_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,16 +1,16 @@
 /* The kernels of one instruction set. Compiled once for each (meson.build), with NPO_ISA_TABLE the
  * name of its table and NPO_ISA_TEXT its name for people. */
-#include "kernels/cpu/isa.h"
+#include "kernels/cpu/isa/isa.h"
 
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/isa/simd.h"
 
-#include "kernels/cpu/isa-elementwise.h"
-#include "kernels/cpu/isa-norm.h"
-#include "kernels/cpu/isa-product.h"
+#include "kernels/cpu/isa/elementwise.h"
+#include "kernels/cpu/isa/norm.h"
+#include "kernels/cpu/isa/matmul.h"
 
-#include "kernels/cpu/isa-attention.h"
-#include "kernels/cpu/isa-engine.h"
-#include "kernels/cpu/isa-vec.h"
+#include "kernels/cpu/isa/attention.h"
+#include "kernels/cpu/isa/product.h"
+#include "kernels/cpu/isa/vec.h"
 
 extern const npo_cpu_kernels NPO_ISA_TABLE;
 

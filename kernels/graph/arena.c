@@ -1,5 +1,5 @@
 /* Packing of lifetimes into one piece of memory. */
-#include "kernels/graph-state.h"
+#include "kernels/graph/state.h"
 
 #include <stdlib.h>
 

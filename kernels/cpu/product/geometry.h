@@ -1,10 +1,10 @@
-/* What a convolution or linear layer comes down to for the engines that work on padded images
- * (cpu/product.h): sizes, units of work, frames, and where weights stand. */
+/* What a convolution or linear layer comes down to for the engine that works on padded images
+ * (product.h): sizes, units of work, frames, and where weights stand. */
 #ifndef NPO_KERNELS_CPU_PRODUCT_GEOMETRY_H
 #define NPO_KERNELS_CPU_PRODUCT_GEOMETRY_H
 
 #include "kernels/backend-ops.h"
-#include "kernels/cpu/product.h"
+#include "kernels/cpu/product/product.h"
 
 enum { NPO_ROW_BLOCK = 64 }; /* rows of a linear layer that are a unit of work */
 
@@ -13,7 +13,7 @@ enum { NPO_ROW_BLOCK = 64 }; /* rows of a linear layer that are a unit of work *
 typedef struct {
     bool direct; /* no margin, nothing between: the image itself will do */
     size_t height, width, channels, spread;
-    size_t top, bottom, gap, line; /* lines; pixels */
+    size_t top, gap, line;         /* lines; pixels */
     size_t origin;                 /* pixel under the kernel's first weight at output pixel (0, 0) */
     size_t pixels;                 /* in all */
 } npo_frame;

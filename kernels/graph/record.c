@@ -1,5 +1,5 @@
 /* Recording. */
-#include "kernels/graph-state.h"
+#include "kernels/graph/state.h"
 
 #include <assert.h>
 #include <stdio.h>

@@ -2,10 +2,10 @@
  * the ops (cpu/op-*.c) call from their threads on parts of the work. All tensors f32, contiguous,
  * channels last. Where a kernel takes prev and writes dx: dx = prev + gradient, prev NULL for
  * nothing or equal to dx. */
-#ifndef NPO_KERNELS_CPU_ISA_H
-#define NPO_KERNELS_CPU_ISA_H
+#ifndef NPO_KERNELS_CPU_ISA_ISA_H
+#define NPO_KERNELS_CPU_ISA_ISA_H
 
-#include "kernels/cpu/product.h"
+#include "kernels/cpu/product/product.h"
 #include "kernels/op.h"
 
 #include <stddef.h>
@@ -25,7 +25,7 @@ typedef struct {
     float scale;
 } npo_attention_sizes;
 
-/* Scalars of an AdamW step (kernels/cpu/cpu-vec.c derives them from npo_adamw). */
+/* Scalars of an AdamW step (kernels/cpu/vec.c derives them from npo_adamw). */
 typedef struct {
     float keep;      /* 1 - lr * weight_decay */
     float new1;      /* 1 - beta1 */
@@ -82,7 +82,7 @@ typedef struct {
                                const float *v, const float *lse, const float *dout,
                                float *const prev[3], float *const grad[3], float *scratch);
 
-    /* cpu/product.h. packed: packed_floats(k, n) floats. unpack_weights adds to grads. Both do one of
+    /* cpu/product/product.h. packed: packed_floats(k, n) floats. unpack_weights adds to grads. Both do one of
      * several parts. */
     size_t (*packed_floats)(size_t k, size_t n);
     void (*pack_weights)(const npo_weight_map *map, const float *weight, float *packed, size_t part,

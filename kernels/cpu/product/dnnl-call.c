@@ -1,4 +1,4 @@
-#include "kernels/cpu/dnnl-call.h"
+#include "kernels/cpu/product/dnnl-call.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* Vectors of VW floats for kernels that are compiled once for each instruction set. Included by
- * isa-*.c only; what is chosen follows from the compiler's target flags. */
-#ifndef NPO_KERNELS_CPU_SIMD_H
-#define NPO_KERNELS_CPU_SIMD_H
+ * isa.c only; what is chosen follows from the compiler's target flags. */
+#ifndef NPO_KERNELS_CPU_ISA_SIMD_H
+#define NPO_KERNELS_CPU_ISA_SIMD_H
 
 #include <math.h>
 #include <stdbool.h>

@@ -3,9 +3,9 @@
  * Activations keep their plain order, channels last; weights are handed over in the layout that
  * oneDNN prefers for each pass, packed once for each version of the parameters. A convolution of
  * 1x1 with stride 1 is a linear layer over positions. */
-#include "kernels/cpu/dnnl-call.h"
-#include "kernels/cpu/product-engine.h"
-#include "kernels/cpu/product-geometry.h"
+#include "kernels/cpu/product/dnnl-call.h"
+#include "kernels/cpu/product/engine.h"
+#include "kernels/cpu/product/geometry.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -37,9 +37,7 @@ static npo_err describe(const npo_op_desc *d, dnnl_geometry *g)
     const npo_shape *x = &d->in[0], *w = &d->in[1];
     const npo_conv_options *o = &d->attrs.conv;
     *g = (dnnl_geometry){.has_bias = d->given & 4};
-    g->linear = d->kind == NPO_OP_LINEAR ||
-                (w->dims[2] == 1 && w->dims[3] == 1 && o->stride == 1 && o->pad_top == 0 &&
-                 o->pad_left == 0 && o->pad_bottom == 0 && o->pad_right == 0);
+    g->linear = npo_product_is_pointwise(d);
     int ndim = g->linear ? 2 : 4;
     memcpy(g->weight_dims, w->dims, sizeof w->dims);
     g->bias_dims[0] = w->dims[0];

@@ -1,6 +1,5 @@
-/* The engines that compute convolutions and linear layers. In f32: the own one (product-own.c),
- * faster where the weights stay in a core's cache, and oneDNN (product-dnnl.c) for the rest. In bf16:
- * the one on the matrix unit (product-amx.c). op-product.c chooses. */
+/* The engines that compute convolutions and linear layers: the own one (own.c), faster where the
+ * weights stay in a core's cache, and oneDNN (dnnl.c) for the rest. choice.c chooses. */
 #ifndef NPO_KERNELS_CPU_PRODUCT_ENGINE_H
 #define NPO_KERNELS_CPU_PRODUCT_ENGINE_H
 
@@ -14,6 +13,5 @@ typedef struct {
 } npo_product_state;
 
 extern const npo_product_engine npo_product_dnnl, npo_product_own;
-extern const npo_product_engine npo_product_amx; /* x86-64 only */
 
 #endif

@@ -1,4 +1,4 @@
-#include "kernels/cpu/product-geometry.h"
+#include "kernels/cpu/product/geometry.h"
 
 #include <string.h>
 
@@ -34,7 +34,6 @@ static npo_frame make_frame(size_t height, size_t width, size_t channels, size_t
         .channels = channels,
         .spread = spread,
         .top = m.top,
-        .bottom = m.bottom,
         .gap = gap,
         .line = line,
         .origin = gap - m.left,

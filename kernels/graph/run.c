@@ -1,5 +1,5 @@
 /* Running a planned graph. */
-#include "kernels/graph-state.h"
+#include "kernels/graph/state.h"
 
 #include <assert.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* A graph's inside, shared by recording (graph.c), planning (plan.c) and running (run.c). */
+/* A graph's inside, shared by recording (record.c), planning (plan.c) and running (run.c). */
 #ifndef NPO_KERNELS_GRAPH_STATE_H
 #define NPO_KERNELS_GRAPH_STATE_H
 

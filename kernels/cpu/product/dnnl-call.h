@@ -1,6 +1,6 @@
 /* One oneDNN primitive with the memories of its arguments: made at plan, run with pointers. */
-#ifndef NPO_KERNELS_CPU_DNNL_CALL_H
-#define NPO_KERNELS_CPU_DNNL_CALL_H
+#ifndef NPO_KERNELS_CPU_PRODUCT_DNNL_CALL_H
+#define NPO_KERNELS_CPU_PRODUCT_DNNL_CALL_H
 
 #include "kernels/cpu/cpu.h"
 
