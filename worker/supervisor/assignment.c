@@ -34,6 +34,16 @@ static const npo_json_field table[] = {
     {"params", NPO_JSON_OBJECT, offsetof(fields, params), true, 0, 0, NULL},
 };
 
+static npo_err check_shares(const fields *row, npo_error *error)
+{
+    if (row->rank < row->world && row->shard < row->shards)
+        return NPO_OK;
+    return npo_error_set(error, NPO_E_FORMAT,
+                         "assignment: rank %lld of %lld, shard %lld of %lld, expected less than all",
+                         (long long)row->rank, (long long)row->world, (long long)row->shard,
+                         (long long)row->shards);
+}
+
 static npo_err make_dirs(npo_assignment *assignment, const char *tasks_dir, npo_error *error)
 {
     if (asprintf(&assignment->dir, "%s/%llu", tasks_dir, (unsigned long long)assignment->ticket) <
@@ -53,6 +63,7 @@ npo_err npo_assignment_init(const cJSON *message, uint64_t ticket, const char *t
     fields row = {0};
     NPO_TRY(npo_json_read(message, "assignment", table, sizeof table / sizeof table[0], true, &row,
                           error));
+    NPO_TRY(check_shares(&row, error));
     npo_assignment assignment = {
         .fence = {row.task, (int)row.attempt, (int)row.rank},
         .job = row.job,

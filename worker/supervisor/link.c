@@ -70,8 +70,12 @@ static void on_readable(uv_poll_t *poll, int status, int events)
     npo_answer answer = {0};
     npo_error error = {0};
     npo_err err = npo_connection_receive(link->connection, &answer, &error);
-    if (err == NPO_E_BUSY || !link->is_open)
+    if (err == NPO_E_BUSY)
         return;
+    if (!link->is_open) { /* to nobody's question */
+        npo_answer_fini(&answer);
+        return;
+    }
     request *req = take_first(link);
     req->callback(req->self, req->tag, err, &error, err ? NULL : &answer);
     request_free(req);

@@ -68,7 +68,7 @@ static void on_answer(void *self, uint64_t tag, npo_err err, const npo_error *er
     }
     if (err)
         give_up(stream, err, error->text);
-    else
+    else if (!stream->given_up) /* else what was out is not in `waiting` any more */
         confirm(stream, len);
     send_part(stream);
     end_if_empty(stream);
