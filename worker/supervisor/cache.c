@@ -9,12 +9,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 struct npo_cache {
     char *files, *folders; /* paths */
+    int lock_fd;
     uint64_t bytes_max;
     uint64_t bytes; /* of all files, by our own account: counted anew when it passes the bound */
     struct timespec begun;
@@ -66,12 +68,29 @@ static npo_err clear_folders(const char *dir, npo_error *error)
     return err;
 }
 
+/* Two would evict each other's inputs and write to the same parts. */
+static npo_err lock(npo_cache *cache, const char *dir, npo_error *error)
+{
+    char *path = npo_file_join(dir, "lock");
+    if (!path)
+        return no_memory(error);
+    npo_err err = NPO_OK;
+    cache->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (cache->lock_fd < 0)
+        err = npo_error_errno(error, errno, "cannot open '%s'", path);
+    else if (flock(cache->lock_fd, LOCK_EX | LOCK_NB) < 0)
+        err = npo_error_set(error, NPO_E_BUSY, "another worker uses the cache folder '%s'", dir);
+    free(path);
+    return err;
+}
+
 npo_err npo_cache_open(const char *dir, uint64_t bytes_max, npo_cache **ret_cache, npo_error *error)
 {
     npo_cache *cache = calloc(1, sizeof *cache);
     if (!cache)
         return no_memory(error);
     cache->bytes_max = bytes_max;
+    cache->lock_fd = -1;
     cache->files = npo_file_join(dir, "files");
     cache->folders = npo_file_join(dir, "folders");
     npo_err err = cache->files && cache->folders ? NPO_OK : no_memory(error);
@@ -79,6 +98,8 @@ npo_err npo_cache_open(const char *dir, uint64_t bytes_max, npo_cache **ret_cach
         err = npo_file_make_dirs(cache->files, error);
     if (!err)
         err = npo_file_make_dirs(cache->folders, error);
+    if (!err)
+        err = lock(cache, dir, error);
     if (!err)
         err = clear_folders(cache->folders, error);
     if (!err)
@@ -96,6 +117,8 @@ void npo_cache_close(npo_cache *cache)
 {
     if (!cache)
         return;
+    if (cache->lock_fd >= 0)
+        close(cache->lock_fd);
     free(cache->files);
     free(cache->folders);
     free(cache);
@@ -111,7 +134,8 @@ void npo_cache_begin(npo_cache *cache)
 
 static bool touch(const char *path)
 {
-    return utimensat(AT_FDCWD, path, NULL, 0) == 0;
+    static const struct timespec times[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_OMIT}};
+    return utimensat(AT_FDCWD, path, times, 0) == 0;
 }
 
 static npo_err get_file(npo_cache *cache, const npo_transfer *transfer, const npo_hash *hash,
@@ -183,17 +207,102 @@ npo_err npo_cache_get(npo_cache *cache, const npo_transfer *transfer, const npo_
     return err;
 }
 
-npo_err npo_cache_add(npo_cache *cache, const npo_hash *hash, const char *path, npo_error *error)
+/* ---- adding ---- */
+
+static npo_err copy_file(const char *from, const char *to, npo_error *error)
+{
+    npo_file_map map = {0};
+    NPO_TRY(npo_file_map_open(from, &map, error));
+    npo_err err = npo_file_write(to, map.data, map.size, 0444, error);
+    npo_file_map_close(&map);
+    return err;
+}
+
+static npo_err link_or_copy(const char *from, const char *to, npo_error *error)
+{
+    if (link(from, to) == 0)
+        return NPO_OK;
+    if (errno == EXDEV || errno == EMLINK || errno == EPERM)
+        return copy_file(from, to, error);
+    return npo_error_errno(error, errno, "cannot link '%s' to '%s'", from, to);
+}
+
+static npo_err add_file(npo_cache *cache, const npo_hash *hash, const char *from, char **ret_path,
+                        npo_error *error)
 {
     uint64_t size = 0;
     char *to = path_of(cache->files, hash);
-    npo_err err = to ? npo_file_size(path, &size, error) : no_memory(error);
-    cache->bytes += size;
-    if (!err && link(path, to) < 0 && errno != EEXIST)
-        err = npo_error_errno(error, errno, "cannot link '%s' to '%s'", path, to);
+    npo_err err = to ? npo_file_size(from, &size, error) : no_memory(error);
+    if (!err && !npo_file_exists(to)) {
+        err = link_or_copy(from, to, error);
+        cache->bytes += err ? 0 : size;
+    }
     if (!err && (chmod(to, 0444) < 0 || !touch(to)))
         err = npo_error_errno(error, errno, "cannot keep '%s'", to);
+    if (err)
+        free(to);
+    else
+        *ret_path = to;
+    return err;
+}
+
+typedef struct {
+    npo_cache *cache;
+    const npo_manifest *manifest;
+    const char *dir;
+    size_t next; /* files are asked for in the manifest's order */
+} folder_parts;
+
+static npo_err add_part(void *self, const npo_hash *hash, char **ret_path, npo_error *error)
+{
+    folder_parts *parts = self;
+    const npo_manifest *manifest = parts->manifest;
+    while (!npo_hash_equal(&manifest->files[parts->next].hash, hash))
+        parts->next = (parts->next + 1) % manifest->count;
+    char *from = npo_file_join(parts->dir, manifest->files[parts->next].path);
+    npo_err err = from ? add_file(parts->cache, hash, from, ret_path, error) : no_memory(error);
+    parts->next = (parts->next + 1) % manifest->count;
+    free(from);
+    return err;
+}
+
+static npo_err check_folder(const npo_manifest *manifest, const npo_hash *hash, const char *dir,
+                            npo_error *error)
+{
+    npo_buf text = NPO_BUF_INIT;
+    npo_hash found;
+    npo_err err = npo_manifest_print(manifest, &text, &found, error);
+    if (!err && !npo_hash_equal(&found, hash))
+        err = npo_error_set(error, NPO_E_CORRUPT, "'%s' has changed since it was published", dir);
+    npo_buf_fini(&text);
+    return err;
+}
+
+static npo_err add_folder(npo_cache *cache, const npo_hash *hash, const char *dir, npo_error *error)
+{
+    npo_manifest manifest = {0};
+    folder_parts parts = {.cache = cache, .manifest = &manifest, .dir = dir};
+    char *to = path_of(cache->folders, hash);
+    npo_err err = to ? npo_manifest_build(dir, &manifest, error) : no_memory(error);
+    if (!err)
+        err = check_folder(&manifest, hash, dir, error);
+    if (!err)
+        err = npo_manifest_materialise(&manifest, to, add_part, &parts, error);
+    if (!err && !touch(to))
+        err = npo_error_errno(error, errno, "cannot keep '%s'", to);
+    npo_manifest_fini(&manifest);
     free(to);
+    return err;
+}
+
+npo_err npo_cache_add(npo_cache *cache, const npo_artifact *artifact, const char *path,
+                      npo_error *error)
+{
+    char *kept = NULL;
+    if (artifact->is_folder)
+        return add_folder(cache, &artifact->hash, path, error);
+    npo_err err = add_file(cache, &artifact->hash, path, &kept, error);
+    free(kept);
     return err;
 }
 
@@ -225,7 +334,7 @@ static npo_err list_dir(const char *dir, bool is_folder, entry_list *list, npo_e
         if (npo_hash_parse(name->d_name, &item.hash) ||
             fstatat(dirfd(stream), name->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
             continue;
-        item.used = st.st_mtim;
+        item.used = st.st_atim;
         item.bytes = is_folder ? 0 : (uint64_t)st.st_size;
         item.is_linked = !is_folder && st.st_nlink > 1;
         err = list_add(list, &item, error);

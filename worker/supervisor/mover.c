@@ -110,8 +110,7 @@ static npo_err upload(npo_mover *mover, job *one, const npo_transfer *transfer, 
 {
     npo_artifact *artifact = &one->result.artifact;
     NPO_TRY(npo_upload(transfer, one->path, artifact, error));
-    return artifact->is_folder ? NPO_OK
-                               : npo_cache_add(mover->cache, &artifact->hash, one->path, error);
+    return npo_cache_add(mover->cache, artifact, one->path, error);
 }
 
 static void carry_out(npo_mover *mover, job *one)

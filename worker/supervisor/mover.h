@@ -47,7 +47,7 @@ void npo_mover_stop(npo_mover *mover);
 npo_err npo_mover_fetch(npo_mover *mover, uint64_t ticket, const npo_transfer_fence *fence,
                         npo_mover_input *inputs_take, size_t count,
                         npo_error *error) NPO_MUST_CHECK;
-/* A file or folder that is not written any more; files enter the cache. */
+/* A file or folder that is not written any more; both enter the cache. */
 npo_err npo_mover_upload(npo_mover *mover, uint64_t ticket, const npo_transfer_fence *fence,
                          const char *name, const char *path, npo_error *error) NPO_MUST_CHECK;
 /* Forgets what was asked for the ticket: no more results of it come. */
