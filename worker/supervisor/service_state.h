@@ -25,6 +25,8 @@ typedef struct npo_service {
     const npo_service_options *options;
     npo_identity identity;
     npo_supervisor supervisor;
+    char *epoch_path;
+    uint64_t epoch; /* the highest seen that was written down, or could not be */
     char *tasks_dir;
     char *class; /* numeric class, as the executor said; NULL until then */
     int lock_fd;
