@@ -14,8 +14,8 @@
 static const npo_shard_column columns[] = {
     COLUMN(slot, I64, .max = UINT32_MAX),
     COLUMN(index, I32, .min = NPO_POOL_FRESH, .max = INT32_MAX),
-    COLUMN(lap, I32, .max = INT32_MAX),
-    COLUMN(segments, I32, .max = INT32_MAX),
+    COLUMN(lap, I32, .max = INT32_MAX - 1),
+    COLUMN(segments, I32, .max = INT32_MAX - 1),
     COLUMN(prompt, I32, .min = -1, .max = INT32_MAX),
     COLUMN(x, F32),
     COLUMN(cut, F32, .optional = true),

@@ -40,7 +40,7 @@ static npo_err check_options(const npo_trajectory_options *options, npo_error *e
                              options->w);
     if (options->starts == NPO_STARTS_LATENTS && (!options->latents || options->latents->count < 1))
         return npo_error_set(error, NPO_E_RANGE, "starts from latents need images, found none");
-    if (options->starts != NPO_STARTS_LATENTS && options->prompt_count < 1)
+    if (options->prompt_count < 1)
         return npo_error_set(error, NPO_E_RANGE, "trajectories need prompts, found none");
     return NPO_OK;
 }
@@ -331,7 +331,7 @@ static npo_err check_pool(const npo_trajectory *trajectory, const npo_pool *pool
                 error, NPO_E_RANGE,
                 "trajectory pool: slot %lld is at grid index %d, expected at most %lld",
                 (long long)pool->slot[row], pool->index[row], (long long)options->solver_steps - 1);
-        if (options->starts != NPO_STARTS_LATENTS && pool->prompt[row] >= options->prompt_count)
+        if (pool->prompt[row] >= options->prompt_count)
             return npo_error_set(
                 error, NPO_E_RANGE,
                 "trajectory pool: slot %lld has prompt %d, expected less than %lld",

@@ -43,7 +43,7 @@ typedef struct {
     npo_starts starts;
     bool stagger; /* NOISE */
     uint64_t seed;
-    int64_t prompt_count;             /* NOISE, FULL: ids 0 .. prompt_count-1 */
+    int64_t prompt_count;             /* ids 0 .. prompt_count-1 */
     const npo_latent_source *latents; /* LATENTS, else NULL */
     double rms_ratio_max;             /* 0: never stop */
 } npo_trajectory_options;

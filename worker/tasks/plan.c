@@ -1,29 +1,6 @@
 #include "worker/tasks/plan.h"
 
-#include <math.h>
 #include <stdlib.h>
-
-static npo_err check_list(npo_context *ctx, const cJSON *list, const char *name, double min)
-{
-    const cJSON *item;
-    int at = 0;
-    if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) == 0)
-        return npo_error_set(ctx->error, NPO_E_TYPE, "evaluate.%s: expected a list of numbers",
-                             name);
-    cJSON_ArrayForEach(item, list)
-    {
-        if (!cJSON_IsNumber(item))
-            return npo_error_set(ctx->error, NPO_E_TYPE, "evaluate.%s[%d]: expected a number", name,
-                                 at);
-        if (!(item->valuedouble >= min))
-            return npo_error_set(ctx->error, NPO_E_RANGE,
-                                 "evaluate.%s[%d]: found %g, expected at "
-                                 "least %g",
-                                 name, at, item->valuedouble, min);
-        at++;
-    }
-    return NPO_OK;
-}
 
 static void add(npo_plan *plan, npo_method method, double scale, double beta, int64_t seed)
 {
@@ -47,9 +24,6 @@ static void add_seed(npo_plan *plan, const npo_job_evaluate *evaluate, int64_t s
 npo_err npo_plan_make(npo_context *ctx, npo_plan *ret_plan)
 {
     const npo_job_evaluate *evaluate = &ctx->task->spec->evaluate;
-    NPO_TRY(check_list(ctx, evaluate->scales, "scales", 0));
-    NPO_TRY(check_list(ctx, evaluate->betas, "betas", -INFINITY));
-    NPO_TRY(check_list(ctx, evaluate->seeds, "seeds", 0));
     size_t scales = (size_t)cJSON_GetArraySize(evaluate->scales);
     size_t betas = (size_t)cJSON_GetArraySize(evaluate->betas);
     size_t seeds = (size_t)cJSON_GetArraySize(evaluate->seeds);

@@ -18,8 +18,7 @@ typedef struct {
 } npo_plan;
 
 /* From the job's "evaluate" section: for each seed no guidance; for each scale but 1 plain guidance
- * and Self-NPO with each beta. Errors: NPO_E_TYPE, NPO_E_RANGE for lists of anything else than such
- * numbers, NPO_E_LIMIT, NPO_E_NOMEM. */
+ * and Self-NPO with each beta. Errors: NPO_E_LIMIT, NPO_E_NOMEM. */
 npo_err npo_plan_make(npo_context *ctx, npo_plan *ret_plan) NPO_MUST_CHECK;
 void npo_plan_fini(npo_plan *plan);
 

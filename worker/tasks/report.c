@@ -43,9 +43,14 @@ static npo_err load_files(report *r)
     r->files = calloc(r->file_count, sizeof *r->files);
     if (!r->files)
         return npo_context_fail(ctx, NPO_E_NOMEM, "features");
-    for (size_t i = 0; i < r->file_count; i++)
-        NPO_TRY(
-            npo_features_load(npo_context_input_at(ctx, "features", i), &r->files[i], ctx->error));
+    for (size_t i = 0; i < r->file_count; i++) {
+        const char *path = npo_context_input_at(ctx, "features", i);
+        NPO_TRY(npo_features_load(path, &r->files[i], ctx->error));
+        if (memcmp(&r->files[i].shape, &r->files[0].shape, sizeof r->files[0].shape) != 0)
+            return npo_error_set(ctx->error, NPO_E_SHAPE,
+                                 "'%s' has pictures of another shape than the features before it",
+                                 path);
+    }
     return NPO_OK;
 }
 

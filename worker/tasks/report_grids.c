@@ -101,8 +101,8 @@ static npo_err draw_grid(const sheet_source *s, double scale, npo_report_grid *g
     float *pictures = malloc((size_t)(s->rows * columns) * floats * sizeof *pictures);
     if (!pictures)
         return npo_context_fail(s->ctx, NPO_E_NOMEM, "grid");
-    snprintf(grid->name, sizeof grid->name, "grid-scale-%g.png", scale);
-    snprintf(grid->title, sizeof grid->title, "guidance scale %g, seed %lld", scale,
+    snprintf(grid->name, sizeof grid->name, "grid-scale-%.9g.png", scale);
+    snprintf(grid->title, sizeof grid->title, "guidance scale %.9g, seed %lld", scale,
              (long long)s->plan->cells[0].seed);
     npo_err err = collect(s, cells, columns, pictures);
     if (err == NPO_OK)

@@ -32,6 +32,16 @@ static npo_err load_segment(self_npo *s)
     return npo_segment_load(path, s->setup.model->latent, &s->segment, s->ctx->error);
 }
 
+static npo_err check_prompt(const self_npo *s, int64_t row)
+{
+    if (s->segment.prompt[row] < (int64_t)s->setup.prompt_count)
+        return NPO_OK;
+    return npo_error_set(s->ctx->error, NPO_E_RANGE,
+                         "the cut of slot %lld has prompt %d, expected less than the job's %zu",
+                         (long long)s->segment.slot[row], s->segment.prompt[row],
+                         s->setup.prompt_count);
+}
+
 static npo_err find_rows(self_npo *s, int64_t step)
 {
     int64_t first = npo_slots_row(&s->slots, step);
@@ -43,6 +53,7 @@ static npo_err find_rows(self_npo *s, int64_t step)
                                  "the segment of rank %d has no cut of slot %lld, which step %lld "
                                  "needs",
                                  s->ctx->task->rank, (long long)slot, (long long)step);
+        NPO_TRY(check_prompt(s, s->rows[i]));
     }
     return NPO_OK;
 }
