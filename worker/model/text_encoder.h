@@ -5,9 +5,9 @@
 #define NPO_MODEL_TEXT_ENCODER_H
 
 #include "kernels/backend.h"
-#include "worker/model/clip_text.h"
 #include "worker/model/folder.h"
-#include "worker/model/tokenizer.h"
+#include "worker/model/networks/clip_text.h"
+#include "worker/model/text/tokenizer.h"
 
 typedef struct npo_text_encoder npo_text_encoder;
 

@@ -4,12 +4,12 @@
 
 #include "proto/connection.h"
 #include "worker/supervisor/assignment.h"
-#include "worker/supervisor/child.h"
-#include "worker/supervisor/link.h"
-#include "worker/supervisor/mover.h"
-#include "worker/supervisor/rendezvous.h"
+#include "worker/supervisor/io/child.h"
+#include "worker/supervisor/io/link.h"
+#include "worker/supervisor/io/mover.h"
+#include "worker/supervisor/io/rendezvous.h"
+#include "worker/supervisor/io/stream.h"
 #include "worker/supervisor/service.h"
-#include "worker/supervisor/stream.h"
 #include "worker/supervisor/supervisor.h"
 
 enum { SERVICE_EVENTS_MAX = 64 };

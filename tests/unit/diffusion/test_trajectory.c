@@ -1,4 +1,4 @@
-#include "worker/diffusion/trajectory.h"
+#include "worker/diffusion/trajectory/trajectory.h"
 
 #include "common/file.h"
 #include "common/rng.h"

@@ -1,7 +1,7 @@
 /* What goes wrong: every sentence names the thing, nothing is published. */
 #include "tests/unit/tasks/one_task.h"
-#include "worker/diffusion/pool.h"
-#include "worker/diffusion/segment.h"
+#include "worker/diffusion/trajectory/pool.h"
+#include "worker/diffusion/trajectory/segment.h"
 
 static const char self_npo[] =
     "{'recipe':'self-npo','model':'m','round_steps':2,'prompts':['a','b'],"

@@ -1,4 +1,4 @@
-#include "worker/supervisor/cache.h"
+#include "worker/supervisor/io/cache.h"
 
 #include "common/file.h"
 #include "tests/unit/cmocka.h"

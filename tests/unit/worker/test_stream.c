@@ -1,4 +1,4 @@
-#include "worker/supervisor/stream.h"
+#include "worker/supervisor/io/stream.h"
 
 #include "common/bounds.h"
 #include "tests/unit/cmocka.h"
@@ -36,8 +36,7 @@ static int setup(void **state)
         NPO_OK);
     npo_stream_options options = {.link = fix->link,
                                   .name = "log",
-                                  .worker = 5,
-                                  .fence = {41, 2, 1},
+                                  .fence = {5, 41, 2, 1},
                                   .self = fix,
                                   .tag = 3,
                                   .ended = on_ended,
