@@ -64,6 +64,7 @@ typedef struct {
     double forward_flops, backward_flops;
 } npo_plan_info;
 
+/* ret_info: NULL where not wanted. */
 npo_err npo_graph_plan(npo_graph *graph, const npo_plan_options *options, npo_plan_info *ret_info,
                        npo_error *error) NPO_MUST_CHECK;
 

@@ -133,7 +133,6 @@ static void test_network_follows_its_parameters(void **state)
 {
     network_case c = {0};
     npo_params *other;
-    double flops;
     open_case(&c, "unet-plain", "unet-case.safetensors");
     assert_int_equal(npo_network_context_floats(c.network), 0);
     size_t count = npo_safetensors_find(c.file, "y")->count;
@@ -146,8 +145,6 @@ static void test_network_follows_its_parameters(void **state)
     assert_true(fabsf(b[0] - a[0] - 1) < 1e-5f && b[1] == a[1]);
     assert_ok(npo_network_eval(c.network, c.params, c.n, c.x, c.t, NULL, b, &error));
     assert_memory_equal(a, b, count * sizeof *a);
-    assert_ok(npo_network_flops(c.network, c.n, &flops, &error));
-    assert_true(flops > 1e5 && flops < 1e9);
     npo_params_free(other);
     free(a);
     free(b);

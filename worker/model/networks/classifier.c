@@ -50,7 +50,6 @@ npo_err npo_classifier_layout(npo_backend *backend, npo_layout **ret_layout, npo
 {
     npo_layout *layout = NULL;
     npo_graph *graph = NULL;
-    npo_plan_info info;
     npo_err err = npo_layout_new(&layout);
     if (!err)
         err = npo_graph_new(backend, layout, &graph);
@@ -60,7 +59,7 @@ npo_err npo_classifier_layout(npo_backend *backend, npo_layout **ret_layout, npo
     }
     record_with_input(graph, 1);
     if (npo_graph_failed(graph))
-        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, &info, error);
+        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
 out:
     npo_graph_free(graph);
     if (err)
@@ -93,7 +92,6 @@ struct npo_classifier {
 npo_err npo_classifier_new(npo_backend *backend, const char *path, int64_t batch_max,
                            npo_classifier **ret_classifier, npo_error *error)
 {
-    npo_plan_info info;
     npo_classifier *classifier = calloc(1, sizeof *classifier);
     if (!classifier)
         return npo_error_set(error, NPO_E_NOMEM, "cannot create a classifier: out of memory");
@@ -112,8 +110,8 @@ npo_err npo_classifier_new(npo_backend *backend, const char *path, int64_t batch
     if (err)
         goto out;
     record_with_input(classifier->graph, batch_max);
-    err = npo_graph_plan(classifier->graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, &info,
-                         error);
+    err =
+        npo_graph_plan(classifier->graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
 out:
     if (err)
         npo_classifier_free(classifier);

@@ -162,7 +162,6 @@ npo_err npo_clip_text_layout(npo_backend *backend, const npo_clip_text_config *c
 {
     npo_layout *layout = NULL;
     npo_graph *graph = NULL;
-    npo_plan_info info;
     npo_err err = npo_layout_new(&layout);
     if (!err)
         err = npo_graph_new(backend, layout, &graph);
@@ -173,7 +172,7 @@ npo_err npo_clip_text_layout(npo_backend *backend, const npo_clip_text_config *c
     npo_value ids = npo_graph_input(graph, "ids", NPO_I32, 2, (int64_t[]){1, 1});
     npo_graph_output(graph, "last", npo_clip_text_record(graph, config, ids, false));
     if (npo_graph_failed(graph))
-        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, &info, error);
+        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
 out:
     npo_graph_free(graph);
     if (err)

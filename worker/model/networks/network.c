@@ -11,7 +11,6 @@ typedef struct {
     int64_t n;
     uint64_t last_use;
     npo_graph *graph;
-    npo_plan_info info;
 } batch_graph;
 
 struct npo_network {
@@ -97,7 +96,7 @@ static npo_err build(npo_network *network, int64_t n, batch_graph *place, npo_er
     if (err)
         return npo_error_set(error, err, "cannot record the network: %s", npo_err_text(err));
     record(network, n, graph);
-    err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, &place->info, error);
+    err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
     if (err) {
         npo_graph_free(graph);
         return npo_error_prefix(error, err, "cannot plan the network for batch %lld", (long long)n);
@@ -146,14 +145,5 @@ npo_err npo_network_eval(npo_network *network, const npo_params *params, int64_t
     for (int i = 0; i < shape.ndim; i++)
         floats *= (size_t)shape.dims[i];
     memcpy(ret_out, y, floats * sizeof *y);
-    return NPO_OK;
-}
-
-npo_err npo_network_flops(npo_network *network, int64_t n, double *ret_flops, npo_error *error)
-{
-    batch_graph *place;
-    assert(n > 0);
-    NPO_TRY(get_graph(network, n, &place, error));
-    *ret_flops = place->info.forward_flops;
     return NPO_OK;
 }

@@ -39,8 +39,5 @@ size_t npo_network_context_floats(const npo_network *network);
 npo_err npo_network_eval(npo_network *network, const npo_params *params, int64_t n, const float *x,
                          const float *t, const float *context, float *ret_out,
                          npo_error *error) NPO_MUST_CHECK;
-/* Flops of one evaluation of batch n (plans its graph). */
-npo_err npo_network_flops(npo_network *network, int64_t n, double *ret_flops,
-                          npo_error *error) NPO_MUST_CHECK;
 
 #endif

@@ -268,7 +268,6 @@ npo_err npo_unet_layout(npo_backend *backend, const npo_unet_config *config,
 {
     npo_layout *layout = NULL;
     npo_graph *graph = NULL;
-    npo_plan_info info;
     int64_t side = (int64_t)1 << config->level_count, context = npo_unet_config_context(config);
     npo_err err = npo_layout_new(&layout);
     if (!err)
@@ -288,7 +287,7 @@ npo_err npo_unet_layout(npo_backend *backend, const npo_unet_config *config,
     npo_graph_output(graph, "y", npo_unet_record(graph, config, inputs, NULL));
     /* Shapes are all that is wanted; planning is for the sentence of a failure. */
     if (npo_graph_failed(graph))
-        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, &info, error);
+        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
 out:
     npo_graph_free(graph);
     if (err)

@@ -86,24 +86,12 @@ static npo_err choose_blend(evaluation *e, const npo_cell_key *key)
 
 static npo_err draw(evaluation *e, const npo_cell_key *key, int64_t first, int64_t n)
 {
-    int64_t *images = calloc((size_t)n, sizeof *images);
-    int32_t *prompts = calloc((size_t)n, sizeof *prompts);
-    npo_err err = images && prompts ? NPO_OK : npo_context_fail(e->ctx, NPO_E_NOMEM, "images");
-    for (int64_t i = 0; err == NPO_OK && i < n; i++) {
-        images[i] = first + i;
-        prompts[i] = (int32_t)((first + i) % (int64_t)e->setup.prompt_count);
-    }
     npo_drawing drawing = {.scale = key->scale,
                            .two = key->method == NPO_METHOD_SELF_NPO,
                            .seed = (uint64_t)key->seed,
-                           .n = n,
-                           .images = images,
-                           .prompts = prompts};
-    if (err == NPO_OK)
-        err = npo_drawer_run(&e->drawer, &drawing, e->images);
-    free(images);
-    free(prompts);
-    return err;
+                           .first = first,
+                           .n = n};
+    return npo_drawer_run(&e->drawer, &drawing, e->images);
 }
 
 static npo_err classify(evaluation *e, int64_t n)

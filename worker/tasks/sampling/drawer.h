@@ -12,7 +12,8 @@ typedef struct {
     npo_spacing spacing;
     npo_network_denoiser *positive, *negative; /* negative NULL: one network */
     npo_watch positive_watch, negative_watch;
-    size_t floats; /* of one image */
+    size_t floats;    /* of one image */
+    int32_t *prompts; /* [the job's sample.batch] */
 } npo_drawer;
 
 /* What to sample. */
@@ -20,9 +21,8 @@ typedef struct {
     double scale; /* guidance scale */
     bool two;     /* the second network predicts the negative branch, else the first does */
     uint64_t seed;
-    int64_t n;              /* at most the job's sample.batch */
-    const int64_t *images;  /* [n] numbers of the images: their starting noise */
-    const int32_t *prompts; /* [n] */
+    int64_t first, n; /* images first .. first + n - 1, at most the job's sample.batch. The number
+                       * of an image decides its starting noise, and its prompt: they take turns. */
 } npo_drawing;
 
 /* positive, negative: weights; negative NULL: no second network. The job's sample.batch is the size

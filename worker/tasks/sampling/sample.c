@@ -29,30 +29,19 @@ typedef struct {
 /* Images first .. first+n-1, prompts taking turns, into x. */
 static npo_err draw_some(sampling *s, double scale, bool two, int64_t first, int64_t n, float *x)
 {
-    int64_t batch = s->ctx->task->spec->sample.batch;
-    int64_t *images = calloc((size_t)n, sizeof *images);
-    int32_t *prompts = calloc((size_t)n, sizeof *prompts);
-    npo_err err = images && prompts ? NPO_OK : npo_context_fail(s->ctx, NPO_E_NOMEM, "images");
-    for (int64_t i = 0; err == NPO_OK && i < n; i++) {
-        images[i] = first + i;
-        prompts[i] = (int32_t)((first + i) % (int64_t)s->setup.prompt_count);
-    }
-    for (int64_t at = 0; err == NPO_OK && at < n; at += batch) {
+    const npo_job_sample *sample = &s->ctx->task->spec->sample;
+    for (int64_t at = 0; at < n; at += sample->batch) {
         npo_drawing drawing = {
             .scale = scale,
             .two = two,
-            .seed = (uint64_t)s->ctx->task->spec->sample.seed,
-            .n = n - at < batch ? n - at : batch,
-            .images = images + at,
-            .prompts = prompts + at,
+            .seed = (uint64_t)sample->seed,
+            .first = first + at,
+            .n = n - at < sample->batch ? n - at : sample->batch,
         };
-        err = npo_drawer_run(&s->drawer, &drawing, x + (size_t)at * s->drawer.floats);
-        if (err == NPO_OK)
-            npo_context_progress(s->ctx, "sample", at + drawing.n, n, NAN, at + drawing.n);
+        NPO_TRY(npo_drawer_run(&s->drawer, &drawing, x + (size_t)at * s->drawer.floats));
+        npo_context_progress(s->ctx, "sample", at + drawing.n, n, NAN, at + drawing.n);
     }
-    free(images);
-    free(prompts);
-    return err;
+    return NPO_OK;
 }
 
 static npo_err open_drawer(sampling *s, npo_spacing spacing, int64_t copies)

@@ -47,10 +47,9 @@ static npo_err record(npo_context *ctx, npo_graph *graph)
 {
     int64_t dims[] = {BATCH, NPO_CLASSIFIER_SIDE, NPO_CLASSIFIER_SIDE, 1};
     npo_plan_options options = {.loss = NPO_VALUE_NONE};
-    npo_plan_info info;
     npo_value x = npo_graph_input(graph, "x", NPO_F32, 4, dims);
     npo_graph_output(graph, "logits", npo_classifier_record(graph, x).logits);
-    return npo_graph_plan(graph, &options, &info, ctx->error);
+    return npo_graph_plan(graph, &options, NULL, ctx->error);
 }
 
 npo_err npo_test_accuracy(npo_context *ctx, npo_layout *layout, const npo_params *params,

@@ -52,8 +52,7 @@ static npo_err record(classifier *c)
     npo_value loss = npo_op_cross_entropy_loss(c->graph, logits, labels);
     npo_graph_output(c->graph, "loss", loss);
     npo_plan_options options = {.loss = loss};
-    npo_plan_info info;
-    NPO_TRY(npo_graph_plan(c->graph, &options, &info, ctx->error));
+    NPO_TRY(npo_graph_plan(c->graph, &options, NULL, ctx->error));
     c->images = npo_graph_input_data(c->graph, "x");
     c->labels = npo_graph_input_data(c->graph, "labels");
     c->loss = npo_graph_output_data(c->graph, "loss", NULL);
