@@ -9,7 +9,7 @@
 #include "common/clock.h"
 #include "common/options.h"
 #include "common/rng.h"
-#include "worker/diffusion/trajectory.h"
+#include "worker/diffusion/trajectory/trajectory.h"
 #include "worker/model/folder.h"
 #include "worker/train/step.h"
 #include <inttypes.h>

@@ -12,7 +12,6 @@
 /* One op of a planned graph. The device fills sizes (bytes) and state in op_prepare. */
 typedef struct {
     npo_op_desc desc;
-    npo_compute compute;
     size_t saved;            /* from forward to backward (statistics); 0 where desc.keep is false */
     size_t scratch_forward;  /* during the call */
     size_t scratch_backward; /* during the call */
@@ -44,10 +43,8 @@ typedef struct {
     void (*enter)(npo_backend *be);
     void (*leave)(npo_backend *be);
 
-    bool (*computes)(npo_backend *be, npo_compute compute);
-    /* Whether the op can take along an add of a tensor (NPO_OP_ADD) or NPO_OP_ADD_CHANNELS. Of work,
-     * desc and compute are set. */
-    bool (*op_fuses)(npo_backend *be, const npo_op_work *work, npo_op_kind add);
+    /* Whether the op can take along an add of a tensor (NPO_OP_ADD) or NPO_OP_ADD_CHANNELS. */
+    bool (*op_fuses)(npo_backend *be, const npo_op_desc *desc, npo_op_kind add);
     npo_err (*op_prepare)(npo_backend *be, npo_op_work *work, npo_error *error);
     void (*op_finish)(npo_backend *be, npo_op_work *work);
     npo_err (*op_pack)(npo_backend *be, const npo_op_work *work, const float *weight, void *packed);

@@ -55,15 +55,3 @@ npo_err npo_backend_reserve(npo_backend *be, size_t bytes)
     be->arena_stamp = 0;
     return NPO_OK;
 }
-
-const char *npo_compute_name(npo_compute compute)
-{
-    static const char *const names[] = {"f32", "bf16x3", "bf16"};
-    static_assert(sizeof names / sizeof *names == NPO_COMPUTE_COUNT, "a name each");
-    return names[compute];
-}
-
-bool npo_backend_computes(const npo_backend *backend, npo_compute compute)
-{
-    return backend->ops->computes((npo_backend *)backend, compute);
-}

@@ -56,7 +56,6 @@ bool npo_graph_failed(const npo_graph *graph);
 typedef struct {
     npo_value loss;   /* scalar to differentiate, NPO_VALUE_NONE: forward only */
     bool input_grads; /* also keep gradients of f32 inputs (tests) */
-    npo_compute compute;
 } npo_plan_options;
 
 typedef struct {
@@ -65,6 +64,7 @@ typedef struct {
     double forward_flops, backward_flops;
 } npo_plan_info;
 
+/* ret_info: NULL where not wanted. */
 npo_err npo_graph_plan(npo_graph *graph, const npo_plan_options *options, npo_plan_info *ret_info,
                        npo_error *error) NPO_MUST_CHECK;
 

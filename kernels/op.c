@@ -1,6 +1,6 @@
 #include "kernels/op.h"
 
-#include "kernels/graph-state.h"
+#include "kernels/graph/state.h"
 
 npo_value npo_op_conv2d(npo_graph *g, npo_value x, npo_value weight, npo_value bias,
                         npo_conv_options options)

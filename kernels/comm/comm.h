@@ -17,14 +17,12 @@
 
 typedef struct npo_comm npo_comm;
 
-/* One transport. Errors: NPO_E_TIMEOUT, NPO_E_PEER (a rank left or failed), NPO_E_CANCELLED
- * (aborted), NPO_E_NOMEM; the sentence names the rank that was waited for, and the first one to
+/* One transport. Errors: NPO_E_TIMEOUT, NPO_E_PEER (a rank left or failed),
+ * NPO_E_NOMEM; the sentence names the rank that was waited for, and the first one to
  * fail where that is known. */
 typedef struct {
     npo_err (*allreduce_sum)(npo_comm *comm, float *x, size_t n, npo_error *error);
-    npo_err (*broadcast)(npo_comm *comm, void *data, size_t bytes, int root, npo_error *error);
     npo_err (*barrier)(npo_comm *comm, npo_error *error);
-    void (*abort)(npo_comm *comm);
     void (*free)(npo_comm *comm);
 } npo_comm_ops;
 
@@ -36,10 +34,6 @@ struct npo_comm {
     const char *name; /* "self", "gloo" */
 };
 
-static inline int npo_comm_rank(const npo_comm *comm)
-{
-    return comm->rank;
-}
 static inline int npo_comm_world(const npo_comm *comm)
 {
     return comm->world;
@@ -47,14 +41,8 @@ static inline int npo_comm_world(const npo_comm *comm)
 
 /* x [n] in place: the sum over ranks, the same bytes on every rank. */
 npo_err npo_comm_allreduce_sum(npo_comm *comm, float *x, size_t n, npo_error *error) NPO_MUST_CHECK;
-/* Root's bytes on every rank. */
-npo_err npo_comm_broadcast(npo_comm *comm, void *data, size_t bytes, int root,
-                           npo_error *error) NPO_MUST_CHECK;
 /* Returns when every rank has called it. */
 npo_err npo_comm_barrier(npo_comm *comm, npo_error *error) NPO_MUST_CHECK;
-/* Makes a running operation, and every later one, return NPO_E_CANCELLED or NPO_E_STATE. The one
- * call allowed from another thread. */
-void npo_comm_abort(npo_comm *comm);
 /* Closes the connections at once; peers that still wait for this rank get NPO_E_PEER, or wait until
  * their time limit when it left in the middle of what they read: after work that went well every rank
  * calls npo_comm_barrier first. NULL is fine. */

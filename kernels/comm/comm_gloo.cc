@@ -17,7 +17,6 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <string>
 #include <vector>
@@ -111,8 +110,6 @@ class Gloo : public npo_comm {
   public:
     explicit Gloo(const npo_comm_gloo_options &options);
     void allreduce_sum(float *x, size_t n);
-    void broadcast(char *data, size_t bytes, int root);
-    void abort();
     void close();
     npo_err fail_operation(const char *operation, const Failure &failure, npo_error *error);
 
@@ -132,9 +129,6 @@ class Gloo : public npo_comm {
     std::vector<float> stage_; // [world, share of a bucket]
     // Of the array that an allreduce works on, by peer.
     std::vector<std::unique_ptr<Buffer>> sends_, receives_, stages_;
-    std::mutex mutex_; // guards the two below
-    Buffer *waiting_ = nullptr;
-    bool aborted_ = false;
 };
 
 // gloo writes to sockets whose other end may be gone, with plain writev.
@@ -234,12 +228,6 @@ void Gloo::post(Buffer &buffer, Way way, int peer, uint64_t slot, size_t offset,
 
 void Gloo::wait(Buffer &buffer, Way way, int peer)
 {
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-        if (aborted_)
-            fail(NPO_E_CANCELLED, "aborted");
-        waiting_ = &buffer;
-    }
     bool done = false;
     std::string what;
     try {
@@ -250,14 +238,6 @@ void Gloo::wait(Buffer &buffer, Way way, int peer)
     } catch (const std::exception &e) {
         what = e.what();
     }
-    bool aborted = false;
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-        waiting_ = nullptr;
-        aborted = aborted_;
-    }
-    if (aborted)
-        fail(NPO_E_CANCELLED, "aborted");
     if (!done)
         blame(peer, Clock::now() >= deadline_, what.c_str());
 }
@@ -329,40 +309,6 @@ void Gloo::allreduce_sum(float *x, size_t n)
     receives_.clear();
 }
 
-void Gloo::broadcast(char *data, size_t bytes, int root)
-{
-    start();
-    const bool is_root = rank == root;
-    std::vector<std::unique_ptr<Buffer>> buffers;
-    for (int p = 0; p < world; p++)
-        buffers.push_back(context_->createUnboundBuffer(data, bytes));
-    for (size_t first = 0; first < bytes; first += NPO_COMM_BUCKET_BYTES) {
-        const size_t part = std::min(NPO_COMM_BUCKET_BYTES, bytes - first);
-        const uint64_t slot = slot_++;
-        if (!is_root) {
-            post(*buffers[root], Way::kReceive, root, slot, first, part);
-            wait(*buffers[root], Way::kReceive, root);
-            continue;
-        }
-        for (int p = 0; p < world; p++)
-            if (p != root)
-                post(*buffers[p], Way::kSend, p, slot, first, part);
-        for (int p = 0; p < world; p++)
-            if (p != root)
-                wait(*buffers[p], Way::kSend, p);
-    }
-}
-
-void Gloo::abort()
-{
-    std::lock_guard<std::mutex> lock(mutex_);
-    aborted_ = true;
-    if (waiting_) {
-        waiting_->abortWaitRecv();
-        waiting_->abortWaitSend();
-    }
-}
-
 void Gloo::close()
 {
     sends_.clear();
@@ -409,12 +355,6 @@ npo_err gloo_allreduce_sum(npo_comm *comm, float *x, size_t n, npo_error *error)
     return guarded(comm, "allreduce", error, [&](Gloo &gloo) { gloo.allreduce_sum(x, n); });
 }
 
-npo_err gloo_broadcast(npo_comm *comm, void *data, size_t bytes, int root, npo_error *error)
-{
-    return guarded(comm, "broadcast", error,
-                   [&](Gloo &gloo) { gloo.broadcast(static_cast<char *>(data), bytes, root); });
-}
-
 npo_err gloo_barrier(npo_comm *comm, npo_error *error)
 {
     // Rank 0 owns the one value: it waits for all, and all wait for it.
@@ -422,11 +362,6 @@ npo_err gloo_barrier(npo_comm *comm, npo_error *error)
         float value = 0;
         gloo.allreduce_sum(&value, 1);
     });
-}
-
-void gloo_abort(npo_comm *comm)
-{
-    from_base(comm)->abort();
 }
 
 void gloo_free(npo_comm *comm)
@@ -440,8 +375,7 @@ void gloo_free(npo_comm *comm)
     }
 }
 
-const npo_comm_ops gloo_ops = {gloo_allreduce_sum, gloo_broadcast, gloo_barrier, gloo_abort,
-                               gloo_free};
+const npo_comm_ops gloo_ops = {gloo_allreduce_sum, gloo_barrier, gloo_free};
 
 // gloo crashes on an address that this machine cannot listen on.
 bool can_listen(const char *host)

@@ -1,7 +1,5 @@
 #include "kernels/cpu/cpu.h"
 
-#include "kernels/cpu/amx.h"
-
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,12 +61,16 @@ const npo_cpu_kernels *npo_cpu_kernels_find(const char *isa)
 
 /* ---- opening ---- */
 
-/* oneDNN takes its limit once a process, before it is first used. */
+/* oneDNN takes its limit once a process, before it is first used; without it the numeric class would
+ * name instructions that others compute beside. */
 static npo_err bind_dnnl(int isa, npo_error *error)
 {
     static int bound = -1;
-    if (bound < 0 && isas[isa].dnnl_isa != dnnl_cpu_isa_all)
-        dnnl_set_max_cpu_isa(isas[isa].dnnl_isa);
+    if (bound < 0 && isas[isa].dnnl_isa != dnnl_cpu_isa_all &&
+        dnnl_set_max_cpu_isa(isas[isa].dnnl_isa) != dnnl_success)
+        return npo_error_set(error, NPO_E_LIBRARY,
+                             "instruction set '%s': oneDNN cannot be held to it",
+                             isas[isa].kernels->name);
     if (bound < 0)
         bound = isa;
     if (bound == isa)
@@ -112,19 +114,15 @@ static npo_err cpu_open(npo_backend *be, const npo_backend_options *options, npo
         return npo_error_set(error, NPO_E_NOMEM, "device 'cpu': out of memory");
     be->device = cpu;
     cpu->k = isas[isa].kernels;
-#if defined(__x86_64__)
-    cpu->amx = cpu->k == &npo_cpu_kernels_avx512 && npo_amx_enable();
-#endif
     cpu->threads = options->threads ? options->threads : omp_get_num_procs();
     npo_err err = choose_products(cpu, options->products, error);
+    if (!err && (dnnl_engine_create(&cpu->engine, dnnl_cpu, 0) != dnnl_success ||
+                 dnnl_stream_create(&cpu->stream, cpu->engine, dnnl_stream_default_flags) !=
+                     dnnl_success))
+        err = npo_error_set(error, NPO_E_LIBRARY, "device 'cpu': oneDNN does not start");
     if (err) {
         be->ops->close(be);
         return err;
-    }
-    if (dnnl_engine_create(&cpu->engine, dnnl_cpu, 0) != dnnl_success ||
-        dnnl_stream_create(&cpu->stream, cpu->engine, dnnl_stream_default_flags) != dnnl_success) {
-        be->ops->close(be);
-        return npo_error_set(error, NPO_E_LIBRARY, "device 'cpu': oneDNN does not start");
     }
     const dnnl_version_t *version = dnnl_version();
     snprintf(be->class_text, sizeof be->class_text, "cpu %s dnnl-%d.%d.%d threads-%d", cpu->k->name,
@@ -227,16 +225,10 @@ static const npo_cpu_op *const ops[] = {
 #undef NPO_OP
 };
 
-static bool cpu_computes(npo_backend *be, npo_compute compute)
+static bool cpu_op_fuses(npo_backend *be, const npo_op_desc *desc, npo_op_kind add)
 {
-    const npo_cpu *cpu = be->device;
-    return compute == NPO_COMPUTE_F32 || cpu->amx;
-}
-
-static bool cpu_op_fuses(npo_backend *be, const npo_op_work *work, npo_op_kind add)
-{
-    const npo_cpu_op *op = ops[work->desc.kind];
-    return op->fuses && op->fuses(be->device, work, add);
+    const npo_cpu_op *op = ops[desc->kind];
+    return op->fuses && op->fuses(be->device, desc, add);
 }
 
 static npo_err cpu_op_prepare(npo_backend *be, npo_op_work *work, npo_error *error)
@@ -283,7 +275,6 @@ const npo_backend_ops npo_cpu_backend_ops = {
     .release = cpu_release,
     .enter = cpu_enter,
     .leave = cpu_leave,
-    .computes = cpu_computes,
     .op_fuses = cpu_op_fuses,
     .op_prepare = cpu_op_prepare,
     .op_finish = cpu_op_finish,

@@ -3,7 +3,7 @@
 #define NPO_KERNELS_CPU_CPU_H
 
 #include "kernels/backend-ops.h"
-#include "kernels/cpu/isa.h"
+#include "kernels/cpu/isa/isa.h"
 
 #include <oneapi/dnnl/dnnl.h>
 
@@ -13,7 +13,6 @@ typedef struct {
     const npo_cpu_kernels *k;
     npo_products products;
     int threads;
-    bool amx; /* the matrix unit is there and enabled */
     int outer_threads; /* the caller's setting, restored by leave */
     dnnl_engine_t engine;
     dnnl_stream_t stream;
@@ -21,7 +20,7 @@ typedef struct {
 
 /* What the CPU does for an op. NULL members: nothing to do. */
 typedef struct {
-    bool (*fuses)(const npo_cpu *cpu, const npo_op_work *work, npo_op_kind add);
+    bool (*fuses)(const npo_cpu *cpu, const npo_op_desc *desc, npo_op_kind add);
     npo_err (*prepare)(const npo_cpu *cpu, npo_op_work *work, npo_error *error);
     void (*finish)(npo_op_work *work);
     npo_err (*pack)(const npo_cpu *cpu, const npo_op_work *work, const float *weight, void *packed);
@@ -65,7 +64,7 @@ static inline bool npo_wants(const npo_op_args *args, int operand)
     return args->grad_in[operand] != NULL;
 }
 
-/* kernels/vec.h on the CPU (cpu-vec.c) */
+/* kernels/vec.h on the CPU (vec.c) */
 double npo_cpu_norm(npo_backend *be, size_t n, const float *x);
 void npo_cpu_scale_vector(npo_backend *be, size_t n, float a, float *x);
 void npo_cpu_axpy(npo_backend *be, size_t n, float a, const float *x, float *y);

@@ -478,6 +478,25 @@ def restored_backup_is_fenced(box):
     check(worker.is_running(), "the worker has ended")
 
 
+@test
+def stale_npod_is_refused_after_a_restart(box):
+    """A worker that has obeyed a newer npod remembers it on disk."""
+    npod = box.npod()
+    npod.stop()
+    shutil.copytree(box.state, box.dir + "/backup")
+    npod = box.npod("--raise-epoch")
+    worker = box.worker("w1", fake=True)
+    box.wait_state(box.submit(fake_job(box, workers=1)), "done")
+    worker.stop()
+    npod.stop()
+    shutil.rmtree(box.state)
+    shutil.move(box.dir + "/backup", box.state)
+    box.npod()
+    again = box.worker("w1", fake=True)
+    check_equal(again.wait(), 1, "exit code of the worker")
+    check_in("it is out of date", again.log, "log")
+
+
 # ---- hostile peers ----
 
 @test

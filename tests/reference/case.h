@@ -10,8 +10,8 @@
 
 #include "kernels/graph.h"
 #include "worker/model/folder.h"
-#include "worker/model/safetensors.h"
-#include "worker/model/tokenizer.h"
+#include "worker/model/files/safetensors.h"
+#include "worker/model/text/tokenizer.h"
 
 #define CASE_OUTPUT_TOLERANCE   1e-4
 #define CASE_GRADIENT_TOLERANCE 1e-3

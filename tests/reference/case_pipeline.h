@@ -7,7 +7,7 @@
 #include "tests/reference/case.h"
 #include "worker/diffusion/denoiser.h"
 #include "worker/diffusion/schedule.h"
-#include "worker/diffusion/segment.h"
+#include "worker/diffusion/trajectory/segment.h"
 
 #define CASE_EMPTY_PROMPT 1
 

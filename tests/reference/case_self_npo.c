@@ -12,7 +12,7 @@
 #include "tests/reference/case_pipeline.h"
 
 #include "kernels/vec.h"
-#include "worker/diffusion/trajectory.h"
+#include "worker/diffusion/trajectory/trajectory.h"
 #include "worker/train/step.h"
 
 #include <math.h>

@@ -5,7 +5,7 @@
 
 #include "common/file.h"
 #include "kernels/op.h"
-#include "worker/model/unet.h"
+#include "worker/model/networks/unet.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,7 +5,7 @@
 #define NPO_DIFFUSION_DENOISER_H
 
 #include "common/err.h"
-#include "worker/model/network.h"
+#include "worker/model/networks/network.h"
 
 #define NPO_PROMPT_EMPTY ((int32_t)-1)
 

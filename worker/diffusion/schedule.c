@@ -170,6 +170,20 @@ static npo_err check_config(const npo_schedule_config *config, npo_error *error)
     return NPO_OK;
 }
 
+/* Extreme betas round the table to 0, or leave nothing between its ends to rescale by. */
+static npo_err check_alpha_bar(const npo_schedule_config *config, const double *alpha_bar,
+                               npo_error *error)
+{
+    int64_t last = config->train_steps - 1;
+    for (int64_t t = 0; t <= last; t++)
+        if (!(alpha_bar[t] > 0 && alpha_bar[t] <= 1) && !(config->zero_terminal_snr && t == last))
+            return npo_error_set(error, NPO_E_RANGE,
+                                 "noise schedule: betas %g to %g give alpha_bar %g at timestep "
+                                 "%lld, expected more than 0 and at most 1",
+                                 config->beta_start, config->beta_end, alpha_bar[t], (long long)t);
+    return NPO_OK;
+}
+
 npo_err npo_schedule_new(const npo_schedule_config *config, npo_schedule **ret_schedule,
                          npo_error *error)
 {
@@ -190,8 +204,12 @@ npo_err npo_schedule_new(const npo_schedule_config *config, npo_schedule **ret_s
         rescale_to_zero_snr(alpha_bar, config->train_steps);
     schedule->config = *config;
     schedule->alpha_bar = alpha_bar;
-    *ret_schedule = schedule;
-    return NPO_OK;
+    npo_err err = check_alpha_bar(config, alpha_bar, error);
+    if (err)
+        npo_schedule_free(schedule);
+    else
+        *ret_schedule = schedule;
+    return err;
 }
 
 void npo_schedule_free(npo_schedule *schedule)

@@ -6,21 +6,9 @@
 
 static const char *const method_names[] = {"none", "plain", "self-npo"};
 
-enum { METHOD_COUNT = sizeof method_names / sizeof *method_names };
-
 const char *npo_method_name(npo_method method)
 {
     return method_names[method];
-}
-
-npo_err npo_method_parse(const char *name, npo_method *ret_method)
-{
-    for (int i = 0; i < METHOD_COUNT; i++)
-        if (strcmp(name, method_names[i]) == 0) {
-            *ret_method = (npo_method)i;
-            return NPO_OK;
-        }
-    return NPO_E_RANGE;
 }
 
 bool npo_cell_key_equal(const npo_cell_key *a, const npo_cell_key *b)

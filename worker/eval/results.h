@@ -15,7 +15,6 @@ typedef enum {
 
 /* "none", "plain", "self-npo": in metrics.json. */
 const char *npo_method_name(npo_method method);
-npo_err npo_method_parse(const char *name, npo_method *ret_method) NPO_MUST_CHECK;
 
 typedef struct {
     npo_method method;

@@ -48,7 +48,7 @@ void npo_wire_send(npo_wire *wire, const char *event, cJSON *body_take)
     char *text = cJSON_PrintUnformatted(body);
     cJSON_Delete(body);
     if (!text)
-        return;
+        _exit(1); /* out of memory: a message left out, "done" perhaps, would be waited for */
     size_t len = strlen(text);
     text[len] = '\n'; /* in place of the NUL */
     pthread_mutex_lock(&wire->send_lock);

@@ -27,13 +27,13 @@ typedef struct npo_wire npo_wire;
  * npoworker). */
 npo_err npo_wire_open(int fd, npo_wire **ret_wire, npo_error *error) NPO_MUST_CHECK;
 /* Sends {"event": event, ...} and frees body_take (NULL: nothing else in it). Any thread. What
- * cannot be sent is lost with the process: the supervisor is gone then. */
+ * cannot be sent ends the process: the supervisor is gone then, or there is no memory. */
 void npo_wire_send(npo_wire *wire, const char *event, cJSON *body_take);
 /* Waits for a task order: cJSON_Delete. From then on npo_wire_is_cancelled is about its ticket. */
 cJSON *npo_wire_wait_task(npo_wire *wire);
 bool npo_wire_is_cancelled(npo_wire *wire);
 /* Waits for the answer to store request `id`. ret_value (malloc'ed) is NULL when there is none.
  * Errors: NPO_E_CANCELLED when the task is cancelled meanwhile; the answer's code. */
-npo_err npo_wire_wait_store(npo_wire *wire, int64_t id, char **ret_value);
+npo_err npo_wire_wait_store(npo_wire *wire, int64_t id, char **ret_value) NPO_MUST_CHECK;
 
 #endif

@@ -1,7 +1,7 @@
 #include "worker/model/folder.h"
 
 #include "common/file.h"
-#include "worker/model/unet.h"
+#include "worker/model/networks/unet.h"
 
 #include <stdio.h>
 #include <stdlib.h>

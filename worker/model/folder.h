@@ -11,9 +11,9 @@
 #ifndef NPO_MODEL_FOLDER_H
 #define NPO_MODEL_FOLDER_H
 
-#include "worker/model/clip_text.h"
-#include "worker/model/unet_config.h"
-#include "worker/model/weights.h"
+#include "worker/model/files/weights.h"
+#include "worker/model/networks/clip_text.h"
+#include "worker/model/networks/unet_config.h"
 
 /* Owned strings; NULL: the folder has none. */
 typedef struct {

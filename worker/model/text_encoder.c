@@ -14,7 +14,6 @@ struct npo_text_encoder {
 
 static npo_err plan(npo_text_encoder *encoder, npo_backend *backend, npo_error *error)
 {
-    npo_plan_info info;
     npo_err err = npo_graph_new(backend, encoder->layout, &encoder->graph);
     if (err)
         return npo_error_set(error, err, "cannot record the text encoder: %s", npo_err_text(err));
@@ -22,8 +21,7 @@ static npo_err plan(npo_text_encoder *encoder, npo_backend *backend, npo_error *
         npo_graph_input(encoder->graph, "ids", NPO_I32, 2, (int64_t[]){1, encoder->length});
     npo_graph_output(encoder->graph, "last",
                      npo_clip_text_record(encoder->graph, &encoder->config, ids, false));
-    return npo_graph_plan(encoder->graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, &info,
-                          error);
+    return npo_graph_plan(encoder->graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
 }
 
 /* The tokenizer's length, where it says one, must fit the encoder's position table; its ids must
@@ -87,11 +85,6 @@ int64_t npo_text_encoder_length(const npo_text_encoder *encoder)
 int64_t npo_text_encoder_channels(const npo_text_encoder *encoder)
 {
     return encoder->config.hidden;
-}
-
-const npo_tokenizer *npo_text_encoder_tokenizer(const npo_text_encoder *encoder)
-{
-    return encoder->tokenizer;
 }
 
 npo_err npo_text_encoder_encode(npo_text_encoder *encoder, const char *const *prompts, size_t count,

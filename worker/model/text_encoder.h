@@ -5,9 +5,9 @@
 #define NPO_MODEL_TEXT_ENCODER_H
 
 #include "kernels/backend.h"
-#include "worker/model/clip_text.h"
 #include "worker/model/folder.h"
-#include "worker/model/tokenizer.h"
+#include "worker/model/networks/clip_text.h"
+#include "worker/model/text/tokenizer.h"
 
 typedef struct npo_text_encoder npo_text_encoder;
 
@@ -17,7 +17,6 @@ npo_err npo_text_encoder_new(npo_backend *backend, const npo_folder *folder,
 void npo_text_encoder_free(npo_text_encoder *encoder);
 int64_t npo_text_encoder_length(const npo_text_encoder *encoder);   /* L, tokens a prompt */
 int64_t npo_text_encoder_channels(const npo_text_encoder *encoder); /* C */
-const npo_tokenizer *npo_text_encoder_tokenizer(const npo_text_encoder *encoder); /* borrowed */
 
 /* count UTF-8 prompts -> ret_embeddings [count, L, C]: the last hidden state after the final norm,
  * as Stable Diffusion 1 uses it. */

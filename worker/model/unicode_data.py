@@ -138,7 +138,7 @@ def main():
         else:
             runs.append([c, c, k])
     print("/* Made by unicode_data.py, which says from what; not to be edited. */")
-    print('#include "worker/model/unicode_data.h"\n')
+    print('#include "worker/model/text/unicode_data.h"\n')
     table(
         "npo_unicode_range",
         "npo_unicode_letters",

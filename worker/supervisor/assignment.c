@@ -2,6 +2,7 @@
 
 #include "common/bounds.h"
 #include "common/file.h"
+#include "worker/supervisor/io/fence.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,16 @@ static const npo_json_field table[] = {
     {"params", NPO_JSON_OBJECT, offsetof(fields, params), true, 0, 0, NULL},
 };
 
+static npo_err check_shares(const fields *row, npo_error *error)
+{
+    if (row->rank < row->world && row->shard < row->shards)
+        return NPO_OK;
+    return npo_error_set(
+        error, NPO_E_FORMAT,
+        "assignment: rank %lld of %lld, shard %lld of %lld, expected less than all",
+        (long long)row->rank, (long long)row->world, (long long)row->shard, (long long)row->shards);
+}
+
 static npo_err make_dirs(npo_assignment *assignment, const char *tasks_dir, npo_error *error)
 {
     if (asprintf(&assignment->dir, "%s/%llu", tasks_dir, (unsigned long long)assignment->ticket) <
@@ -53,6 +64,7 @@ npo_err npo_assignment_init(const cJSON *message, uint64_t ticket, const char *t
     fields row = {0};
     NPO_TRY(npo_json_read(message, "assignment", table, sizeof table / sizeof table[0], true, &row,
                           error));
+    NPO_TRY(check_shares(&row, error));
     npo_assignment assignment = {
         .fence = {row.task, (int)row.attempt, (int)row.rank},
         .job = row.job,
@@ -89,12 +101,14 @@ void npo_assignment_fini(npo_assignment *assignment)
     *assignment = (npo_assignment){0};
 }
 
+static npo_transfer_fence with_worker(const npo_fence *fence, int64_t worker)
+{
+    return (npo_transfer_fence){worker, fence->task, fence->attempt, fence->rank};
+}
+
 npo_transfer_fence npo_assignment_fence(const npo_assignment *assignment, int64_t worker)
 {
-    return (npo_transfer_fence){.worker = worker,
-                                .task = assignment->fence.task,
-                                .attempt = assignment->fence.attempt,
-                                .rank = assignment->fence.rank};
+    return with_worker(&assignment->fence, worker);
 }
 
 /* ---- inputs ---- */
@@ -209,22 +223,6 @@ void npo_assignment_set_progress(npo_assignment *assignment, const cJSON *messag
 
 /* ---- messages ---- */
 
-static bool add_fence(cJSON *body, const npo_fence *fence)
-{
-    return cJSON_AddNumberToObject(body, "task", (double)fence->task) &&
-           cJSON_AddNumberToObject(body, "attempt", fence->attempt) &&
-           cJSON_AddNumberToObject(body, "rank", fence->rank);
-}
-
-cJSON *npo_assignment_body(const npo_fence *fence, int64_t worker)
-{
-    cJSON *body = cJSON_CreateObject();
-    if (cJSON_AddNumberToObject(body, "worker", (double)worker) && add_fence(body, fence))
-        return body;
-    cJSON_Delete(body);
-    return NULL;
-}
-
 static bool add_number_or_null(cJSON *body, const char *key, const cJSON *number)
 {
     return number ? cJSON_AddNumberToObject(body, key, number->valuedouble) != NULL
@@ -234,7 +232,8 @@ static bool add_number_or_null(cJSON *body, const char *key, const cJSON *number
 cJSON *npo_assignment_status(const npo_assignment *assignment)
 {
     cJSON *body = cJSON_CreateObject();
-    if (add_fence(body, &assignment->fence) &&
+    npo_transfer_fence fence = with_worker(&assignment->fence, 0);
+    if (npo_fence_add(body, &fence) &&
         cJSON_AddNumberToObject(body, "step", (double)assignment->step) &&
         cJSON_AddNumberToObject(body, "steps", (double)assignment->steps) &&
         cJSON_AddStringToObject(body, "phase", assignment->phase) &&
@@ -247,7 +246,8 @@ cJSON *npo_assignment_status(const npo_assignment *assignment)
 
 cJSON *npo_assignment_done(const npo_assignment *assignment, int64_t worker)
 {
-    cJSON *body = npo_assignment_body(&assignment->fence, worker);
+    npo_transfer_fence fence = with_worker(&assignment->fence, worker);
+    cJSON *body = npo_fence_body(&fence);
     cJSON *result =
         assignment->result ? cJSON_Duplicate(assignment->result, 1) : cJSON_CreateObject();
     if (body && cJSON_AddItemToObject(body, "outputs", cJSON_Duplicate(assignment->outputs, 1)) &&
@@ -257,9 +257,10 @@ cJSON *npo_assignment_done(const npo_assignment *assignment, int64_t worker)
     return NULL;
 }
 
-cJSON *npo_assignment_fail(const npo_fence *fence, int64_t worker, const npo_task_failure *failure)
+cJSON *npo_assignment_fail(const npo_fence *task, int64_t worker, const npo_task_failure *failure)
 {
-    cJSON *body = npo_assignment_body(fence, worker);
+    npo_transfer_fence fence = with_worker(task, worker);
+    cJSON *body = npo_fence_body(&fence);
     if (body && cJSON_AddStringToObject(body, "code", npo_err_name(failure->code)) &&
         cJSON_AddStringToObject(body, "text", failure->text) &&
         cJSON_AddBoolToObject(body, "retry", failure->retry))

@@ -4,7 +4,7 @@
 #define NPO_WORKER_SUPERVISOR_ASSIGNMENT_H
 
 #include "common/json.h"
-#include "worker/supervisor/mover.h"
+#include "worker/supervisor/io/mover.h"
 #include "worker/supervisor/supervisor.h"
 
 enum { NPO_ASSIGNMENT_INPUTS_MAX = 4096, NPO_ASSIGNMENT_OUTPUTS_MAX = 1024 };
@@ -45,11 +45,9 @@ npo_err npo_assignment_add_output(npo_assignment *assignment, const char *name,
 /* Remembers what the executor said of its progress. */
 void npo_assignment_set_progress(npo_assignment *assignment, const cJSON *message);
 
-/* {"worker", fence...}: what every message about the task begins with. NULL: out of memory. */
-cJSON *npo_assignment_body(const npo_fence *fence, int64_t worker);
 /* One member of a heartbeat's "tasks". NULL: out of memory. */
 cJSON *npo_assignment_status(const npo_assignment *assignment);
 cJSON *npo_assignment_done(const npo_assignment *assignment, int64_t worker);
-cJSON *npo_assignment_fail(const npo_fence *fence, int64_t worker, const npo_task_failure *failure);
+cJSON *npo_assignment_fail(const npo_fence *task, int64_t worker, const npo_task_failure *failure);
 
 #endif

@@ -5,6 +5,7 @@
 #include "common/log.h"
 #include "proto/address.h"
 #include "proto/socket.h"
+#include "worker/supervisor/epoch.h"
 #include "worker/supervisor/service_state.h"
 
 #include <assert.h>
@@ -55,6 +56,19 @@ void npo_service_post(npo_service *service, const npo_supervisor_event *event)
         pump(service);
 }
 
+/* Before anything is done that a coordinator of this epoch asks for. */
+static void keep_epoch(npo_service *service)
+{
+    npo_error error = {0};
+    uint64_t epoch = atomic_load(&service->identity.epoch);
+    if (epoch <= service->epoch)
+        return;
+    service->epoch = epoch;
+    if (npo_epoch_save(service->epoch_path, epoch, &error))
+        npo_log_warn("%s: after a restart an npod of before epoch %llu would be obeyed", error.text,
+                     (unsigned long long)epoch);
+}
+
 static void pump(npo_service *service)
 {
     service->is_pumping = true;
@@ -64,6 +78,7 @@ static void pump(npo_service *service)
         service->event_first = (service->event_first + 1) % SERVICE_EVENTS_MAX;
         service->event_count--;
         current.event.text = current.text[0] ? current.text : NULL;
+        keep_epoch(service);
         npo_supervisor_handle(&service->supervisor, &current.event, npo_clock_ms(), &actions);
         for (int i = 0; i < actions.count; i++)
             npo_service_act(service, &actions.items[i]);
@@ -98,8 +113,9 @@ static npo_err prepare_folders(npo_service *service, npo_error *error)
     const npo_service_options *options = service->options;
     char *lock = npo_file_join(options->state_dir, "supervisor.lock");
     service->tasks_dir = npo_file_join(options->state_dir, "tasks");
+    service->epoch_path = npo_file_join(options->state_dir, "epoch");
     npo_err err = NPO_OK;
-    if (!lock || !service->tasks_dir) {
+    if (!lock || !service->tasks_dir || !service->epoch_path) {
         err = npo_error_set(error, NPO_E_NOMEM, "cannot start: out of memory");
         goto out;
     }
@@ -121,6 +137,13 @@ static npo_err prepare_folders(npo_service *service, npo_error *error)
 out:
     free(lock);
     return err;
+}
+
+static npo_err open_identity(npo_service *service, npo_error *error)
+{
+    NPO_TRY(npo_epoch_load(service->epoch_path, &service->epoch, error));
+    NPO_TRY(npo_identity_init(&service->identity, error));
+    return npo_identity_see_epoch(&service->identity, service->epoch, error);
 }
 
 static npo_err open_hints(npo_service *service, npo_error *error)
@@ -148,7 +171,7 @@ static npo_err open_all(npo_service *service, npo_error *error)
                                .self = service,
                                .moved = npo_service_on_moved};
     NPO_TRY(prepare_folders(service, error));
-    NPO_TRY(npo_identity_init(&service->identity, error));
+    NPO_TRY(open_identity(service, error));
     NPO_TRY(npo_link_open(&service->loop, options->address, &service->identity, &service->control,
                           error));
     NPO_TRY(npo_link_open(&service->loop, options->address, &service->identity, &service->reports,
@@ -200,6 +223,7 @@ static void close_all(npo_service *service)
     cJSON_Delete(service->pulled);
     free(service->class);
     free(service->tasks_dir);
+    free(service->epoch_path);
     uv_loop_close(&service->loop);
 }
 

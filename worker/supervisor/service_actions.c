@@ -328,18 +328,16 @@ static void on_store_answer(void *self, int64_t id, npo_err code, const char *va
 static npo_err open_streams(npo_service *service, npo_error *error)
 {
     static const char *const names[] = {[SERVICE_LOG] = "log", [SERVICE_METRICS] = "metrics"};
+    npo_transfer_fence fence =
+        npo_assignment_fence(&service->assignment, service->supervisor.worker);
     npo_stream_options stream = {.link = service->reports,
-                                 .worker = service->supervisor.worker,
-                                 .fence = service->assignment.fence,
+                                 .fence = fence,
                                  .self = service,
                                  .tag = service->assignment.ticket,
                                  .ended = on_stream_ended,
                                  .fenced = on_fenced};
-    npo_rendezvous_options rendezvous = {.link = service->reports,
-                                         .worker = service->supervisor.worker,
-                                         .fence = service->assignment.fence,
-                                         .self = service,
-                                         .answered = on_store_answer};
+    npo_rendezvous_options rendezvous = {
+        .link = service->reports, .fence = fence, .self = service, .answered = on_store_answer};
     for (int i = 0; i < SERVICE_STREAM_COUNT; i++) {
         stream.name = names[i];
         NPO_TRY(npo_stream_open(&service->loop, &stream, &service->streams[i], error));

@@ -4,12 +4,12 @@
 
 #include "proto/connection.h"
 #include "worker/supervisor/assignment.h"
-#include "worker/supervisor/child.h"
-#include "worker/supervisor/link.h"
-#include "worker/supervisor/mover.h"
-#include "worker/supervisor/rendezvous.h"
+#include "worker/supervisor/io/child.h"
+#include "worker/supervisor/io/link.h"
+#include "worker/supervisor/io/mover.h"
+#include "worker/supervisor/io/rendezvous.h"
+#include "worker/supervisor/io/stream.h"
 #include "worker/supervisor/service.h"
-#include "worker/supervisor/stream.h"
 #include "worker/supervisor/supervisor.h"
 
 enum { SERVICE_EVENTS_MAX = 64 };
@@ -25,6 +25,8 @@ typedef struct npo_service {
     const npo_service_options *options;
     npo_identity identity;
     npo_supervisor supervisor;
+    char *epoch_path;
+    uint64_t epoch; /* the highest seen that was written down, or could not be */
     char *tasks_dir;
     char *class; /* numeric class, as the executor said; NULL until then */
     int lock_fd;

@@ -4,7 +4,7 @@
 #define NPO_WORKER_TASKS_CONTEXT_H
 
 #include "common/buf.h"
-#include "worker/tasks/cache.h"
+#include "worker/tasks/loaded/loaded.h"
 #include "worker/tasks/task.h"
 
 typedef struct {

@@ -12,24 +12,24 @@ static npo_tensor_dtype dtype_of(npo_recipe recipe)
     return recipe == NPO_RECIPE_DIFFUSION ? NPO_TENSOR_F16 : NPO_TENSOR_F32;
 }
 
-static npo_cache_weights_kind weights_of(const npo_job *job)
+static npo_loaded_weights_kind weights_of(const npo_job *job)
 {
-    return job->train.weights == NPO_WEIGHTS_EMA ? NPO_CACHE_EMA : NPO_CACHE_STUDENT;
+    return job->train.weights == NPO_WEIGHTS_EMA ? NPO_LOADED_EMA : NPO_LOADED_STUDENT;
 }
 
 static npo_err export_pipeline(npo_context *ctx, const char *out)
 {
     const char *model_path = NULL, *path = npo_task_input_path(ctx->task, "checkpoint");
-    npo_cache_weights_kind kind = weights_of(ctx->task->spec);
+    npo_loaded_weights_kind kind = weights_of(ctx->task->spec);
     npo_model *model = NULL;
     const npo_params *params = NULL;
     if (!path) {
         NPO_TRY(npo_context_input(ctx, "negative", &path));
-        kind = NPO_CACHE_FOLDER;
+        kind = NPO_LOADED_FOLDER;
     }
     NPO_TRY(npo_context_input(ctx, "model", &model_path));
-    NPO_TRY(npo_cache_model(ctx->cache, model_path, &model, ctx->error));
-    NPO_TRY(npo_cache_weights(ctx->cache, path, kind, &params, ctx->error));
+    NPO_TRY(npo_loaded_model(ctx->cache, model_path, &model, ctx->error));
+    NPO_TRY(npo_loaded_weights(ctx->cache, path, kind, &params, ctx->error));
     return npo_folder_save(&model->folder, params, dtype_of(ctx->task->spec->recipe), out,
                            ctx->error);
 }
@@ -59,7 +59,7 @@ static npo_err export_classifier(npo_context *ctx, const char *out)
     if (err == NPO_OK)
         err = npo_context_input(ctx, "checkpoint", &path);
     if (err == NPO_OK)
-        err = npo_classifier_layout(npo_cache_backend(ctx->cache), &layout, ctx->error);
+        err = npo_classifier_layout(npo_loaded_backend(ctx->cache), &layout, ctx->error);
     if (err == NPO_OK)
         err = load_sets(ctx, path, layout, &student, &ema);
     if (err == NPO_OK)

@@ -73,7 +73,7 @@ static npo_err adopt_data(npo_context *ctx, const char *path, npo_setup *setup)
     npo_dataset_options options = {NPO_SPLIT_TRAIN, setup->prompt_count ? setup->prompts : NULL,
                                    setup->prompt_count};
     NPO_TRY(npo_setup_check_pixels(ctx, setup->model));
-    NPO_TRY(npo_cache_dataset(ctx->cache, path, &options, &setup->data, ctx->error));
+    NPO_TRY(npo_loaded_dataset(ctx->cache, path, &options, &setup->data, ctx->error));
     NPO_TRY(check_images(ctx, setup));
     NPO_TRY(check_prompts(ctx, setup, path));
     size_t count = npo_dataset_prompt_count(setup->data);
@@ -92,7 +92,7 @@ static npo_err open_parts(npo_context *ctx, bool wants_images, npo_setup *setup)
 {
     const char *model = NULL, *data = npo_task_input_path(ctx->task, "data");
     NPO_TRY(npo_context_input(ctx, "model", &model));
-    NPO_TRY(npo_cache_model(ctx->cache, model, &setup->model, ctx->error));
+    NPO_TRY(npo_loaded_model(ctx->cache, model, &setup->model, ctx->error));
     NPO_TRY(npo_setup_job_prompts(ctx, &setup->prompts, &setup->prompt_count));
     if (wants_images)
         NPO_TRY(npo_context_input(ctx, "data", &data));

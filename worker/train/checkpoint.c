@@ -1,6 +1,6 @@
 #include "worker/train/checkpoint.h"
 
-#include "worker/model/safetensors.h"
+#include "worker/model/files/safetensors.h"
 
 #include <assert.h>
 #include <errno.h>

@@ -13,8 +13,8 @@
  *     "hyper"        32 hex digits: npo_hash of the canonical JSON of the hyper-parameters
  *     "numeric_class" what the bytes depend on (build, backend, ...), free text
  *
- * The trajectory pool of a job is a file of its own per shard (worker/diffusion/pool.h). Equal
- * state gives equal bytes. */
+ * The trajectory pool of a job is a file of its own per shard (worker/diffusion/trajectory/pool.h).
+ * Equal state gives equal bytes. */
 #ifndef NPO_TRAIN_CHECKPOINT_H
 #define NPO_TRAIN_CHECKPOINT_H
 
@@ -39,9 +39,9 @@ typedef struct {
 /* Durable, atomic replace. */
 npo_err npo_checkpoint_save(const char *path, const npo_checkpoint_sets *sets,
                             const npo_checkpoint_meta *meta, npo_error *error) NPO_MUST_CHECK;
-/* Reads a whole checkpoint. Members of sets that are NULL are checked but not read (a task that needs
- * only the EMA); one at least must be there. Nothing is written to the sets unless the whole file is
- * right: version, every tensor's name, dtype, shape, all values finite, second moments not
+/* Reads a whole checkpoint. Members of sets that are NULL are checked but not read (a task that
+ * needs only the EMA); one at least must be there. Nothing is written to the sets unless the whole
+ * file is right: version, every tensor's name, dtype, shape, all values finite, second moments not
  * negative. Errors: NPO_E_FORMAT, NPO_E_VERSION, NPO_E_SHAPE, NPO_E_NOT_FOUND, NPO_E_TYPE,
  * NPO_E_RANGE. */
 npo_err npo_checkpoint_load(const char *path, const npo_checkpoint_sets *sets,

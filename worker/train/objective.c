@@ -1,7 +1,7 @@
 #include "worker/train/objective.h"
 
 #include "kernels/op.h"
-#include "worker/model/unet.h"
+#include "worker/model/networks/unet.h"
 
 static npo_value record_loss(npo_graph *graph, const npo_trainer_options *options,
                              npo_value prediction, npo_value target)

@@ -1,6 +1,6 @@
 /* The student's training graph of one micro-batch: network, the per-sample mixture that makes the
- * prediction comparable (worker/diffusion/batch.h), loss. Inputs x, t, context, target, ca, cb;
- * outputs "prediction" and "loss". */
+ * prediction comparable (worker/diffusion/trajectory/batch.h), loss. Inputs x, t, context, target,
+ * ca, cb; outputs "prediction" and "loss". */
 #ifndef NPO_TRAIN_OBJECTIVE_H
 #define NPO_TRAIN_OBJECTIVE_H
 

@@ -10,9 +10,9 @@
 #include "kernels/comm/comm.h"
 #include "kernels/graph.h"
 #include "proto/job.h"
-#include "worker/diffusion/batch.h"
 #include "worker/diffusion/denoiser.h"
-#include "worker/model/network.h"
+#include "worker/diffusion/trajectory/batch.h"
+#include "worker/model/networks/network.h"
 #include "worker/train/offset.h"
 
 typedef struct {

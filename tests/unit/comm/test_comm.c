@@ -179,28 +179,6 @@ static void test_comm_sums_over_five(void **state)
     run_gang(5, 0, body_sums);
 }
 
-static int body_broadcast(const gang_rank *gang)
-{
-    enum { BYTES = 5000001 };
-    npo_error error = {0};
-    unsigned char *data = malloc(BYTES);
-    CHECK(data);
-    for (int root = 0; root < gang->world; root++) {
-        memset(data, gang->rank + 1, BYTES);
-        CHECK(npo_comm_broadcast(gang->comm, data, BYTES, root, &error) == NPO_OK);
-        for (size_t i = 0; i < BYTES; i++)
-            CHECK(data[i] == root + 1);
-    }
-    CHECK(npo_comm_broadcast(gang->comm, data, 0, 0, &error) == NPO_OK);
-    free(data);
-    return 0;
-}
-
-static void test_comm_broadcasts_from_every_root(void **state)
-{
-    run_gang(3, 0, body_broadcast);
-}
-
 /* The last rank comes late; nobody passes before it has written its file. */
 static int body_barrier(const gang_rank *gang)
 {
@@ -238,7 +216,6 @@ static int expect_failure(const gang_rank *gang, int culprit, npo_err code, npo_
     CHECK(strstr(error.text, name));
     CHECK(took < TIMEOUT_MS / 2); /* not by waiting for the long time limit */
     CHECK(npo_comm_allreduce_sum(gang->comm, x, 1, &error) == NPO_E_STATE);
-    CHECK(npo_comm_broadcast(gang->comm, x, 1, 0, &error) == NPO_E_STATE);
     CHECK(npo_comm_barrier(gang->comm, &error) == NPO_E_STATE);
     free(x);
     return 0;
@@ -337,37 +314,6 @@ static int body_one_misses_the_barrier(const gang_rank *gang)
 static void test_comm_names_the_first_to_fail(void **state)
 {
     run_limited(4, 0, SHORT_TIMEOUT_MS, body_one_misses_the_barrier);
-}
-
-static void *abort_soon(void *argument)
-{
-    pause_ms(200);
-    npo_comm_abort(argument);
-    return NULL;
-}
-
-static int body_abort(const gang_rank *gang)
-{
-    npo_error error = {0};
-    float x = 1;
-    if (gang->rank == 1) {
-        while (!has_mark(gang, "aborted"))
-            pause_ms(20);
-        return 0;
-    }
-    pthread_t thread;
-    CHECK(pthread_create(&thread, NULL, abort_soon, gang->comm) == 0);
-    int64_t start = npo_clock_ms();
-    npo_err err = npo_comm_allreduce_sum(gang->comm, &x, 1, &error);
-    CHECK(pthread_join(thread, NULL) == 0);
-    CHECK(err == NPO_E_CANCELLED && npo_clock_ms() - start < TIMEOUT_MS / 2);
-    CHECK(npo_comm_barrier(gang->comm, &error) == NPO_E_STATE);
-    return set_mark(gang, "aborted");
-}
-
-static void test_comm_abort_ends_a_wait(void **state)
-{
-    run_gang(2, 0, body_abort);
 }
 
 static int body_none(const gang_rank *gang)
@@ -474,15 +420,10 @@ static void test_comm_of_one_is_the_identity(void **state)
     npo_error error = {0};
     float x[3] = {1, 2, 3};
     assert_int_equal(npo_comm_new_gloo(&options, &comm, &error), NPO_OK);
-    assert_int_equal(npo_comm_rank(comm), 0);
     assert_int_equal(npo_comm_world(comm), 1);
     assert_int_equal(npo_comm_allreduce_sum(comm, x, 3, &error), NPO_OK);
-    assert_int_equal(npo_comm_broadcast(comm, x, sizeof x, 0, &error), NPO_OK);
     assert_int_equal(npo_comm_barrier(comm, &error), NPO_OK);
     assert_true(x[0] == 1 && x[1] == 2 && x[2] == 3);
-    npo_comm_abort(comm);
-    assert_int_equal(npo_comm_barrier(comm, &error), NPO_E_CANCELLED);
-    assert_int_equal(npo_comm_barrier(comm, &error), NPO_E_STATE);
     npo_comm_free(comm);
     npo_comm_free(NULL);
 }
@@ -511,14 +452,12 @@ int main(void)
         cmocka_unit_test(test_comm_sums_in_rank_order_over_two),
         cmocka_unit_test(test_comm_sums_in_rank_order_over_three),
         cmocka_unit_test(test_comm_sums_over_five),
-        cmocka_unit_test(test_comm_broadcasts_from_every_root),
         cmocka_unit_test(test_comm_barrier_waits_for_all),
         cmocka_unit_test(test_comm_names_a_rank_killed_in_a_collective_of_two),
         cmocka_unit_test(test_comm_names_a_rank_killed_in_a_collective_of_three),
         cmocka_unit_test(test_comm_names_a_rank_killed_while_it_sends),
         cmocka_unit_test(test_comm_ends_at_the_time_limit_when_a_rank_hangs),
         cmocka_unit_test(test_comm_names_the_first_to_fail),
-        cmocka_unit_test(test_comm_abort_ends_a_wait),
         cmocka_unit_test(test_comm_rendezvous_names_a_rank_that_does_not_come),
         cmocka_unit_test(test_comm_rendezvous_ends_when_a_rank_died),
         cmocka_unit_test(test_comm_rendezvous_passes_on_what_the_store_says),

@@ -8,7 +8,7 @@
 #include "worker/data/dataset.h"
 #include "worker/data/order.h"
 #include "worker/eval/frechet.h"
-#include "worker/eval/page.h"
+#include "worker/eval/page/page.h"
 #include "worker/image/grid.h"
 #include "worker/image/png.h"
 

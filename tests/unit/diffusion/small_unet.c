@@ -2,7 +2,7 @@
 
 #include "common/rng.h"
 #include "tests/unit/cmocka.h"
-#include "worker/model/unet.h"
+#include "worker/model/networks/unet.h"
 
 #include <math.h>
 #include <string.h>

@@ -4,7 +4,7 @@
 #define NPO_TESTS_UNIT_DIFFUSION_SMALL_UNET_H
 
 #include "worker/diffusion/denoiser.h"
-#include "worker/diffusion/segment.h"
+#include "worker/diffusion/trajectory/segment.h"
 
 enum { SMALL_SIDE = 8, SMALL_CHANNELS = 2, SMALL_TOKENS = 3, SMALL_CONTEXT = 8, SMALL_PROMPTS = 4 };
 

@@ -1,4 +1,4 @@
-#include "worker/diffusion/batch.h"
+#include "worker/diffusion/trajectory/batch.h"
 
 #include "common/rng.h"
 #include "tests/unit/cmocka.h"

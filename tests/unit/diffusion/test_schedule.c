@@ -247,6 +247,21 @@ static void test_schedule_config_loads_from_files(void **state)
     assert_int_equal(npo_schedule_config_load(path, &config, &error), NPO_E_NOT_FOUND);
 }
 
+static void test_schedule_refuses_betas_that_round_away(void **state)
+{
+    npo_schedule_config high = sd, flat = sd;
+    npo_error error = {0};
+    npo_schedule *schedule = NULL;
+    high.beta_start = high.beta_end = 0.999;
+    assert_int_equal(npo_schedule_new(&high, &schedule, &error), NPO_E_RANGE);
+    assert_non_null(strstr(error.text, "alpha_bar 0 at timestep"));
+    flat.beta_start = flat.beta_end = 1e-300;
+    flat.prediction = NPO_PREDICT_V;
+    flat.zero_terminal_snr = true;
+    assert_int_equal(npo_schedule_new(&flat, &schedule, &error), NPO_E_RANGE);
+    assert_null(schedule);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -258,6 +273,7 @@ int main(void)
         cmocka_unit_test(test_schedule_config_reads_what_diffusers_writes),
         cmocka_unit_test(test_schedule_config_refuses_what_is_not_computed),
         cmocka_unit_test(test_schedule_refuses_impossible_settings),
+        cmocka_unit_test(test_schedule_refuses_betas_that_round_away),
         cmocka_unit_test(test_schedule_config_loads_from_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

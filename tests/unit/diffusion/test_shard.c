@@ -1,8 +1,8 @@
-#include "worker/diffusion/pool.h"
+#include "worker/diffusion/trajectory/pool.h"
 
 #include "common/file.h"
 #include "tests/unit/cmocka.h"
-#include "worker/model/safetensors.h"
+#include "worker/model/files/safetensors.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-#include "worker/diffusion/trajectory.h"
+#include "worker/diffusion/trajectory/trajectory.h"
 
 #include "common/file.h"
 #include "common/rng.h"
@@ -411,6 +411,7 @@ static void test_trajectory_latents_start_from_images(void **state)
     const npo_latent_source source = {.count = IMAGES, .get = get_image};
     npo_trajectory_options options = options_of(-5, NPO_STARTS_LATENTS, false);
     options.latents = &source;
+    options.prompt_count = IMAGES + 100; /* get_image numbers them from 100 */
     assert_false(npo_trajectory_has_branch(&options));
     world w;
     bool starts[STEPS] = {false}, images[IMAGES] = {false};
@@ -474,8 +475,8 @@ static void test_trajectory_full_goes_to_the_end_every_time(void **state)
 
 static void test_trajectory_refuses_wrong_options(void **state)
 {
-    npo_trajectory_options rows[8];
-    for (size_t i = 0; i < 8; i++)
+    npo_trajectory_options rows[9];
+    for (size_t i = 0; i < 9; i++)
         rows[i] = options_of(-1, NPO_STARTS_NOISE, true);
     rows[0].solver_steps = 0;
     rows[1].solver_steps = 1000;
@@ -484,7 +485,9 @@ static void test_trajectory_refuses_wrong_options(void **state)
     rows[4].w = NAN;
     rows[5].prompt_count = 0;
     rows[6].starts = NPO_STARTS_LATENTS;
-    for (size_t i = 0; i < 8; i++) {
+    rows[8].starts = NPO_STARTS_FULL;
+    rows[8].prompt_count = 0;
+    for (size_t i = 0; i < 9; i++) {
         npo_trajectory *trajectory = NULL;
         npo_error error = {0};
         int64_t rows_max = i == 7 ? 0 : 1;

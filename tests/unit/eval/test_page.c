@@ -1,8 +1,8 @@
-#include "worker/eval/page.h"
+#include "worker/eval/page/page.h"
 
 #include "tests/unit/cmocka.h"
 #include "tests/unit/eval/cells.h"
-#include "worker/eval/chart.h"
+#include "worker/eval/page/chart.h"
 
 #include <math.h>
 #include <stdlib.h>

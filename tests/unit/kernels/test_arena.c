@@ -1,6 +1,6 @@
 #include "tests/unit/cmocka.h"
 
-#include "kernels/graph-state.h"
+#include "kernels/graph/state.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -118,7 +118,6 @@ static void fill(float *x, size_t count, uint64_t seed, float scale)
 typedef struct {
     int64_t n;
     bool loss, named, input_grads;
-    npo_compute compute;
     npo_layout *layout; /* NULL: a new one */
 } network_options;
 
@@ -139,7 +138,7 @@ static void open_network(network *net, network_options o)
                                npo_graph_input(net->graph, "target", NPO_F32, s->ndim, s->dims));
         npo_graph_output(net->graph, "loss", loss);
     }
-    npo_plan_options plan = {.loss = loss, .input_grads = o.input_grads, .compute = o.compute};
+    npo_plan_options plan = {.loss = loss, .input_grads = o.input_grads};
     if (npo_graph_plan(net->graph, &plan, &net->info, &error))
         fail_msg("%s", error.text);
     assert_int_equal(npo_params_new(net->layout, &net->params), NPO_OK);
@@ -298,30 +297,26 @@ static void test_graph_fusion_changes_no_result(void **state)
 
 static void test_graph_runs_give_the_same_bytes(void **state)
 {
-    for (npo_compute compute = NPO_COMPUTE_F32; compute < NPO_COMPUTE_COUNT; compute++) {
-        network net;
-        if (!npo_backend_computes(backend, compute))
-            continue;
-        open_network(&net, (network_options){.n = 5, .loss = true, .compute = compute});
-        fill_params(net.params, 2);
-        size_t bytes = npo_layout_floats(net.layout) * sizeof(float);
-        float *first = malloc(bytes), *y = malloc(output_floats(&net) * sizeof(float));
-        for (int run = 0; run < 4; run++) {
-            feed(&net, 0);
-            memset(npo_params_edit(net.grads), 0, bytes);
-            forward(&net, net.params);
-            backward(&net, 1);
-            if (run == 0) {
-                memcpy(first, npo_params_data(net.grads), bytes);
-                memcpy(y, output(&net), output_floats(&net) * sizeof(float));
-            }
-            assert_memory_equal(first, npo_params_data(net.grads), bytes);
-            assert_memory_equal(y, output(&net), output_floats(&net) * sizeof(float));
+    network net;
+    open_network(&net, (network_options){.n = 5, .loss = true});
+    fill_params(net.params, 2);
+    size_t bytes = npo_layout_floats(net.layout) * sizeof(float);
+    float *first = malloc(bytes), *y = malloc(output_floats(&net) * sizeof(float));
+    for (int run = 0; run < 4; run++) {
+        feed(&net, 0);
+        memset(npo_params_edit(net.grads), 0, bytes);
+        forward(&net, net.params);
+        backward(&net, 1);
+        if (run == 0) {
+            memcpy(first, npo_params_data(net.grads), bytes);
+            memcpy(y, output(&net), output_floats(&net) * sizeof(float));
         }
-        free(first);
-        free(y);
-        close_network(&net);
+        assert_memory_equal(first, npo_params_data(net.grads), bytes);
+        assert_memory_equal(y, output(&net), output_floats(&net) * sizeof(float));
     }
+    free(first);
+    free(y);
+    close_network(&net);
 }
 
 static void test_graph_alternates_between_parameter_sets(void **state)

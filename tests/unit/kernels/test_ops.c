@@ -140,10 +140,9 @@ static const op_case cases[] = {
 /* ---- one case in memory ---- */
 
 static const char *isa;
-static npo_compute compute;
-/* By compute, relative to the largest value: of outputs, of gradients. The latter see the rounding of
- * two products and of the loss. */
-static const double tolerances[NPO_COMPUTE_COUNT][2] = {{1e-5, 2e-5}, {3e-5, 6e-5}, {1e-2, 2e-2}};
+/* Relative to the largest value. Gradients see the rounding of two products and of the loss. */
+#define OUTPUT_TOLERANCE   1e-5
+#define GRADIENT_TOLERANCE 2e-5
 static npo_backend *backend;
 static uint64_t random_state;
 
@@ -239,7 +238,7 @@ static void open_fixture(fixture *f, const op_case *c, bool with_loss)
     fill_operands(f);
     record(f, with_loss);
     npo_error error = {0};
-    npo_plan_options options = {.loss = f->loss, .input_grads = true, .compute = compute};
+    npo_plan_options options = {.loss = f->loss, .input_grads = true};
     if (npo_graph_plan(f->graph, &options, NULL, &error))
         fail_msg("%s: %s", c->name, error.text);
     f->target = calloc((size_t)ref_count(&f->call.out), sizeof(double));
@@ -294,7 +293,7 @@ static void check_forward(const op_case *c)
     if (npo_graph_forward(f.graph, f.params, &error))
         fail_msg("%s: %s", c->name, error.text);
     const float *y = npo_graph_output_data(f.graph, "y", &shape);
-    compare(&f, "output", ref_count(&shape), y, expected, c->tolerance > 0 ? c->tolerance : tolerances[compute][0]);
+    compare(&f, "output", ref_count(&shape), y, expected, c->tolerance > 0 ? c->tolerance : OUTPUT_TOLERANCE);
     free(expected);
     close_fixture(&f);
 }
@@ -369,7 +368,7 @@ static void check_gradient(fixture *f, int k, const slopes *s, double scale)
         ours[i] = grad[s->at[i]];
         expected[i] = scale * s->expected[i];
     }
-    compare(f, names[k], s->count, ours, expected, tolerances[compute][1]);
+    compare(f, names[k], s->count, ours, expected, GRADIENT_TOLERANCE);
 }
 
 static double find_loss(const fixture *f)
@@ -395,7 +394,7 @@ static void check_backward(const op_case *c)
             npo_graph_backward(f.graph, f.params, 0.5f, f.grads, &error))
             fail_msg("%s: %s", c->name, error.text);
         compare(&f, "loss", 1, npo_graph_output_data(f.graph, "y", NULL), &loss,
-                tolerances[compute][0]);
+                OUTPUT_TOLERANCE);
         /* Those of parameters add up over runs, those of inputs do not. */
         for (int i = 0; i < REF_OPERANDS_MAX; i++)
             if (c->grads >> i & 1)
@@ -440,18 +439,10 @@ int main(int argc, char **argv)
         .isa = isa,
         .products = argc > 3 ? argv[3] : NULL,
     };
-    for (int i = 0; argc > 4 && i < NPO_COMPUTE_COUNT; i++)
-        if (strcmp(argv[4], npo_compute_name((npo_compute)i)) == 0)
-            compute = (npo_compute)i;
     npo_err err = npo_backend_new(&options, &backend, &error);
     if (err) {
         fprintf(stderr, "%s\n", error.text);
         return err == NPO_E_NOT_FOUND ? 77 : 1; /* meson: skipped */
-    }
-    if (!npo_backend_computes(backend, compute)) {
-        fprintf(stderr, "no %s on this machine\n", npo_compute_name(compute));
-        npo_backend_free(backend);
-        return 77;
     }
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     npo_backend_free(backend);

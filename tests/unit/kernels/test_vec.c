@@ -1,7 +1,7 @@
 /* Flat kernels: the same bits for every instruction set and number of threads, and torch's values. */
 #include "tests/unit/cmocka.h"
 
-#include "kernels/cpu/isa.h"
+#include "kernels/cpu/isa/isa.h"
 #include "kernels/vec.h"
 
 #include <math.h>

@@ -5,7 +5,7 @@
 #include "common/file.h"
 #include "kernels/params.h"
 #include "tests/unit/cmocka.h"
-#include "worker/model/safetensors.h"
+#include "worker/model/files/safetensors.h"
 
 #include <math.h>
 #include <stdio.h>

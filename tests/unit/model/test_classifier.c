@@ -1,6 +1,6 @@
 #include "tests/unit/model/device.h"
 
-#include "worker/model/classifier.h"
+#include "worker/model/networks/classifier.h"
 
 static void check_batch(int64_t batch_max)
 {

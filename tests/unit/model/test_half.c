@@ -1,6 +1,6 @@
 #include "tests/unit/model/support.h"
 
-#include "worker/model/half.h"
+#include "worker/model/files/half.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

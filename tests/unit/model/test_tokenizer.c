@@ -1,8 +1,8 @@
 #include "tests/unit/model/support.h"
 
 #include "common/json.h"
-#include "worker/model/bpe.h"
-#include "worker/model/tokenizer.h"
+#include "worker/model/text/bpe.h"
+#include "worker/model/text/tokenizer.h"
 
 enum { IDS_MAX = 4096 };
 

@@ -1,6 +1,6 @@
 #include "tests/unit/model/support.h"
 
-#include "worker/model/unet_config.h"
+#include "worker/model/networks/unet_config.h"
 
 /* Parses `json`; the error's sentence begins with 'c'. */
 static npo_err read_text(const char *json, npo_unet_config *ret_config, npo_error *error)

@@ -1,7 +1,7 @@
 /* Diffusion, classifier, sampling, evaluation and report: tasks that make and judge images. */
 #include "tests/unit/tasks/one_task.h"
 #include "worker/image/png.h"
-#include "worker/tasks/feature_set.h"
+#include "worker/tasks/evaluation/feature_set.h"
 
 static void run(const char *name, const char *text, const char *changes, npo_err expected,
                 const char *part)
@@ -263,7 +263,7 @@ static void test_classifier_learns_and_tells_its_accuracy(void **state)
     npo_classifier *classifier = NULL;
     one_task_init(&t, "sample", sample_job, "{}", "");
     assert_int_equal(
-        npo_cache_classifier(t.cache, job_path("classifier/last-model"), &classifier, &t.error),
+        npo_loaded_classifier(t.cache, job_path("classifier/last-model"), &classifier, &t.error),
         NPO_OK);
     one_task_fini(&t);
 }

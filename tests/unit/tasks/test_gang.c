@@ -1,7 +1,7 @@
 /* Jobs of two ranks, each rank a process of its own, gradients through gloo. This process starts no
  * threads: it forks. */
 #include "tests/unit/tasks/job_text.h"
-#include "worker/diffusion/pool.h"
+#include "worker/diffusion/trajectory/pool.h"
 
 static const char base_job[] =
     "{'recipe':'self-npo','workers':2,'seed':3,'round_steps':1,"

@@ -1,6 +1,6 @@
 /* The tasks of recipe self-npo from job to checkpoint, one rank, in this process. */
 #include "tests/unit/tasks/job_text.h"
-#include "worker/diffusion/pool.h"
+#include "worker/diffusion/trajectory/pool.h"
 
 static const char base_job[] =
     "{'recipe':'self-npo','workers':1,'seed':3,'round_steps':1,"

@@ -1,5 +1,7 @@
 /* What goes wrong: every sentence names the thing, nothing is published. */
 #include "tests/unit/tasks/one_task.h"
+#include "worker/diffusion/trajectory/pool.h"
+#include "worker/diffusion/trajectory/segment.h"
 
 static const char self_npo[] =
     "{'recipe':'self-npo','model':'m','round_steps':2,'prompts':['a','b'],"
@@ -109,6 +111,32 @@ static void test_task_checks_files(void **state)
     expect_failure("train", self_npo, two_steps, inputs("tiny", more), NPO_E_FORMAT, "model_index");
 }
 
+/* Numbers that point outside of the job's lists must not reach an assertion. */
+static void test_task_checks_prompts_of_trajectories(void **state)
+{
+    const npo_latent_shape shape = {8, 8, 1};
+    const int64_t slots[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    npo_segment segment;
+    npo_pool pool;
+    char more[1200];
+    assert_int_equal(npo_segment_init(&segment, shape, 8), NPO_OK);
+    assert_int_equal(npo_pool_init(&pool, shape, 8, slots, false), NPO_OK);
+    memcpy(segment.slot, slots, sizeof slots);
+    for (int i = 0; i < 8; i++)
+        pool.index[i] = 3;
+    segment.prompt[5] = pool.prompt[5] = 3;
+    assert_int_equal(npo_segment_save(&segment, job_path("segment"), NULL), NPO_OK);
+    assert_int_equal(npo_pool_save(&pool, job_path("pool"), NULL), NPO_OK);
+    snprintf(more, sizeof more, "segment.0=%s", job_path("segment"));
+    expect_failure("train", self_npo, two_steps, inputs("tiny", more), NPO_E_RANGE,
+                   "slot 5 has prompt 3");
+    snprintf(more, sizeof more, "pool=%s", job_path("pool"));
+    expect_failure("truncate", latents, two_steps, inputs("tiny", more), NPO_E_RANGE,
+                   "slot 5 has prompt 3");
+    npo_segment_fini(&segment);
+    npo_pool_fini(&pool);
+}
+
 static void test_task_final_errors_are_those_of_the_input(void **state)
 {
     static const npo_err passing[] = {NPO_E_NOMEM,   NPO_E_IO,          NPO_E_FULL,
@@ -195,6 +223,7 @@ int main(void)
         cmocka_unit_test(test_task_checks_steps),
         cmocka_unit_test(test_task_checks_models),
         cmocka_unit_test(test_task_checks_files),
+        cmocka_unit_test(test_task_checks_prompts_of_trajectories),
         cmocka_unit_test(test_task_final_errors_are_those_of_the_input),
         cmocka_unit_test(test_task_cancel_at_every_check),
         cmocka_unit_test(test_task_reports_a_failed_publication),

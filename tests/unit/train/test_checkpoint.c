@@ -1,7 +1,7 @@
 #include "tests/unit/train/support.h"
 
 #include "common/file.h"
-#include "worker/model/safetensors.h"
+#include "worker/model/files/safetensors.h"
 #include "worker/train/checkpoint.h"
 
 #include <math.h>

@@ -3,7 +3,7 @@
 #include "tests/unit/train/support.h"
 
 #include "common/file.h"
-#include "worker/diffusion/trajectory.h"
+#include "worker/diffusion/trajectory/trajectory.h"
 #include "worker/train/checkpoint.h"
 
 #include <stdio.h>

@@ -1,4 +1,4 @@
-#include "worker/supervisor/cache.h"
+#include "worker/supervisor/io/cache.h"
 
 #include "common/file.h"
 #include "tests/unit/cmocka.h"
@@ -141,14 +141,99 @@ static void test_cache_adds_an_output_without_copying(void **state)
     struct stat st;
     memset(bytes, 'a', sizeof bytes);
     assert_int_equal(npo_file_write(path, bytes, sizeof bytes, 0644, NULL), NPO_OK);
-    assert_int_equal(npo_cache_add(fix->cache, &hash, path, NULL), NPO_OK);
-    assert_int_equal(npo_cache_add(fix->cache, &hash, path, NULL), NPO_OK);
+    npo_artifact artifact = {.hash = hash};
+    assert_int_equal(npo_cache_add(fix->cache, &artifact, path, NULL), NPO_OK);
+    assert_int_equal(npo_cache_add(fix->cache, &artifact, path, NULL), NPO_OK);
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_nlink, 2);
     free(get(fix, &hash));
     assert_int_equal(downloads(fix), 0);
-    assert_int_equal(npo_cache_add(fix->cache, &hash, "/not/there", NULL), NPO_E_NOT_FOUND);
+    assert_int_equal(npo_cache_add(fix->cache, &artifact, "/not/there", NULL), NPO_E_NOT_FOUND);
     free(path);
+}
+
+static void test_cache_adds_a_folder_that_was_made_here(void **state)
+{
+    fixture *fix = *state;
+    char *dir = npo_file_join(fix->dir, "model"), *sub = npo_file_join(dir, "unet");
+    char *one = npo_file_join(dir, "a"), *two = npo_file_join(sub, "b"), *kept, *inside;
+    npo_artifact artifact;
+    struct stat st;
+    assert_int_equal(npo_file_make_dirs(sub, NULL), NPO_OK);
+    assert_int_equal(npo_file_write(one, "same", 4, 0644, NULL), NPO_OK);
+    assert_int_equal(npo_file_write(two, "same", 4, 0644, NULL), NPO_OK);
+    assert_int_equal(npo_upload(&fix->transfer, dir, &artifact, NULL), NPO_OK);
+    assert_true(artifact.is_folder);
+    assert_int_equal(npo_cache_add(fix->cache, &artifact, dir, NULL), NPO_OK);
+    assert_int_equal(npo_file_remove(dir, NULL), NPO_OK);
+    kept = get(fix, &artifact.hash);
+    inside = npo_file_join(kept, "unet/b");
+    assert_int_equal(stat(inside, &st), 0);
+    assert_int_equal(st.st_nlink, 3); /* both names and the file itself */
+    assert_int_equal(downloads(fix), 0);
+    assert_int_equal(npo_file_make_dirs(sub, NULL), NPO_OK);
+    assert_int_equal(npo_file_write(two, "other", 5, 0644, NULL), NPO_OK);
+    assert_int_equal(npo_cache_add(fix->cache, &artifact, dir, NULL), NPO_E_CORRUPT);
+    free(kept);
+    free(inside);
+    free(one);
+    free(two);
+    free(sub);
+    free(dir);
+}
+
+/* An executor takes what has the same modification times for what it has loaded. */
+static void test_cache_leaves_modification_times(void **state)
+{
+    fixture *fix = *state;
+    npo_hash file = put(fix, 'a'), folder = put_folder(fix, &file);
+    struct stat before[2], after[2];
+    char *paths[] = {get(fix, &file), get(fix, &folder)};
+    for (int i = 0; i < 2; i++) {
+        age(paths[i], 0);
+        assert_int_equal(stat(paths[i], &before[i]), 0);
+    }
+    free(get(fix, &file));
+    free(get(fix, &folder));
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(stat(paths[i], &after[i]), 0);
+        assert_int_equal(after[i].st_mtim.tv_sec, before[i].st_mtim.tv_sec);
+        assert_int_equal(after[i].st_mtim.tv_nsec, before[i].st_mtim.tv_nsec);
+        assert_true(after[i].st_atim.tv_sec > before[i].st_atim.tv_sec);
+        free(paths[i]);
+    }
+}
+
+/* --cache may lie on another file system than the tasks. */
+static void test_cache_copies_from_another_file_system(void **state)
+{
+    fixture *fix = *state;
+    char dir[] = "/dev/shm/npo-cache-XXXXXX";
+    struct stat here, there;
+    npo_artifact artifact;
+    if (!mkdtemp(dir) || stat(dir, &there) || stat(fix->dir, &here) || here.st_dev == there.st_dev) {
+        print_message("/dev/shm is no other file system than /tmp here\n");
+        rmdir(dir);
+        skip();
+    }
+    char *file = npo_file_join(dir, "out"), *kept;
+    assert_int_equal(npo_file_write(file, "out", 3, 0644, NULL), NPO_OK);
+    assert_int_equal(npo_upload_describe(file, &artifact, NULL), NPO_OK);
+    assert_int_equal(npo_cache_add(fix->cache, &artifact, file, NULL), NPO_OK);
+    kept = get(fix, &artifact.hash);
+    assert_int_equal(downloads(fix), 0);
+    assert_int_equal(npo_file_remove(dir, NULL), NPO_OK);
+    free(kept);
+    free(file);
+}
+
+static void test_cache_belongs_to_one_process(void **state)
+{
+    fixture *fix = *state;
+    npo_cache *other = NULL;
+    npo_error error = {0};
+    assert_int_equal(npo_cache_open(fix->cache_dir, SIZE, &other, &error), NPO_E_BUSY);
+    assert_non_null(strstr(error.text, "another worker uses the cache folder"));
 }
 
 static void test_cache_evicts_the_least_recently_used(void **state)
@@ -194,7 +279,7 @@ static void test_cache_keeps_what_npod_lacks(void **state)
     memset(bytes, 'x', sizeof bytes);
     npo_hash only_here = npo_hash_bytes(bytes, sizeof bytes);
     assert_int_equal(npo_file_write(path, bytes, sizeof bytes, 0644, NULL), NPO_OK);
-    assert_int_equal(npo_cache_add(fix->cache, &only_here, path, NULL), NPO_OK);
+    assert_int_equal(npo_cache_add(fix->cache, &(npo_artifact){.hash = only_here}, path, NULL), NPO_OK);
     unlink(path);
     free(path);
     reopen(fix, SIZE / 2);
@@ -260,6 +345,10 @@ int main(void)
         CACHE_TEST(test_cache_fetches_once),
         CACHE_TEST(test_cache_makes_folders_of_manifests),
         CACHE_TEST(test_cache_adds_an_output_without_copying),
+        CACHE_TEST(test_cache_adds_a_folder_that_was_made_here),
+        CACHE_TEST(test_cache_leaves_modification_times),
+        CACHE_TEST(test_cache_copies_from_another_file_system),
+        CACHE_TEST(test_cache_belongs_to_one_process),
         CACHE_TEST(test_cache_evicts_the_least_recently_used),
         CACHE_TEST(test_cache_keeps_what_the_task_uses),
         CACHE_TEST(test_cache_keeps_what_npod_lacks),

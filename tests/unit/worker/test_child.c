@@ -1,4 +1,4 @@
-#include "worker/supervisor/child.h"
+#include "worker/supervisor/io/child.h"
 
 #include "common/buf.h"
 #include "tests/unit/cmocka.h"

@@ -1,4 +1,4 @@
-#include "worker/supervisor/link.h"
+#include "worker/supervisor/io/link.h"
 
 #include "common/bounds.h"
 #include "tests/unit/cmocka.h"

@@ -1,4 +1,4 @@
-#include "worker/supervisor/mover.h"
+#include "worker/supervisor/io/mover.h"
 
 #include "common/bounds.h"
 #include "common/clock.h"

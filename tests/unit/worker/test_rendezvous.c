@@ -1,4 +1,4 @@
-#include "worker/supervisor/rendezvous.h"
+#include "worker/supervisor/io/rendezvous.h"
 
 #include "tests/unit/cmocka.h"
 #include "tests/unit/worker/loop_npod.h"
@@ -33,7 +33,7 @@ static int setup(void **state)
         npo_link_open(&fix->npod.loop, fix->npod.address, &fix->npod.identity, &fix->link, NULL),
         NPO_OK);
     npo_rendezvous_options options = {
-        .link = fix->link, .worker = 5, .fence = {41, 2, 1}, .self = fix, .answered = on_answered};
+        .link = fix->link, .fence = {5, 41, 2, 1}, .self = fix, .answered = on_answered};
     assert_int_equal(npo_rendezvous_open(&fix->npod.loop, &options, &fix->rendezvous, NULL),
                      NPO_OK);
     *state = fix;

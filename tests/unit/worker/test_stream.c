@@ -1,4 +1,4 @@
-#include "worker/supervisor/stream.h"
+#include "worker/supervisor/io/stream.h"
 
 #include "common/bounds.h"
 #include "tests/unit/cmocka.h"
@@ -36,8 +36,7 @@ static int setup(void **state)
         NPO_OK);
     npo_stream_options options = {.link = fix->link,
                                   .name = "log",
-                                  .worker = 5,
-                                  .fence = {41, 2, 1},
+                                  .fence = {5, 41, 2, 1},
                                   .self = fix,
                                   .tag = 3,
                                   .ended = on_ended,
@@ -128,6 +127,35 @@ static void test_stream_over_npods_bound_gives_up_and_ends(void **state)
     assert_false(fix->fenced);
 }
 
+static npo_stream *flooded;
+
+/* More than is kept comes while the first part is out; then the part is taken. */
+static cJSON *flood(loop_npod *npod, const npo_frame *frame, const cJSON *body)
+{
+    enum { LINE = 4 << 20 };
+    char *line = malloc(LINE + 1);
+    memset(line, 'x', LINE);
+    line[LINE] = '\0';
+    for (int i = 0; i <= NPO_STREAM_BYTES_MAX / LINE; i++)
+        npo_stream_add(flooded, line);
+    free(line);
+    return cJSON_CreateObject();
+}
+
+static void test_stream_gives_up_while_a_part_is_out(void **state)
+{
+    fixture *fix = *state;
+    flooded = fix->stream;
+    fix->npod.answer = flood;
+    npo_stream_add(fix->stream, "one");
+    for (int i = 0; i < 100 && fix->npod.count == 0; i++)
+        loop_npod_run_ms(&fix->npod, 20);
+    npo_stream_end(fix->stream);
+    loop_npod_run(&fix->npod, &fix->ended);
+    assert_int_equal(fix->npod.count, 1);
+    assert_string_equal(fix->npod.payload.data, "one\n");
+}
+
 static cJSON *refuse_fenced(loop_npod *npod, const npo_frame *frame, const cJSON *body)
 {
     return npo_reply_error_new(NPO_E_FENCED, "not yours");
@@ -172,6 +200,7 @@ int main(void)
         STREAM_TEST(test_stream_cuts_what_is_long_into_parts),
         STREAM_TEST(test_stream_that_is_empty_ends_at_once),
         STREAM_TEST(test_stream_over_npods_bound_gives_up_and_ends),
+        STREAM_TEST(test_stream_gives_up_while_a_part_is_out),
         STREAM_TEST(test_stream_tells_that_it_is_fenced),
         STREAM_TEST(test_stream_can_be_closed_while_it_waits),
     };

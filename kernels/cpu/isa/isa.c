@@ -1,0 +1,46 @@
+/* The kernels of one instruction set. Compiled once for each (meson.build), with NPO_ISA_TABLE the
+ * name of its table and NPO_ISA_TEXT its name for people. */
+#include "kernels/cpu/isa/isa.h"
+
+#include "kernels/cpu/isa/simd.h"
+
+#include "kernels/cpu/isa/elementwise.h"
+#include "kernels/cpu/isa/norm.h"
+#include "kernels/cpu/isa/matmul.h"
+
+#include "kernels/cpu/isa/attention.h"
+#include "kernels/cpu/isa/product.h"
+#include "kernels/cpu/isa/vec.h"
+
+extern const npo_cpu_kernels NPO_ISA_TABLE;
+
+const npo_cpu_kernels NPO_ISA_TABLE = {
+    .name = NPO_ISA_TEXT,
+    .act_forward = act_forward,
+    .act_backward = act_backward,
+    .geglu_forward = geglu_forward,
+    .geglu_backward = geglu_backward,
+    .add = add,
+    .accumulate = accumulate,
+    .mix = mix,
+    .add_channels = add_channels,
+    .column_sums = column_sums,
+    .largest = largest,
+    .exp_sum = exp_sum,
+    .group_norm_forward = group_norm_forward,
+    .group_norm_backward = group_norm_backward,
+    .layer_norm_forward = layer_norm_forward,
+    .layer_norm_backward = layer_norm_backward,
+    .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
+    .packed_floats = packed_floats,
+    .pack_weights = pack_weights,
+    .unpack_weights = unpack_weights,
+    .product_forward = product_forward,
+    .product_outer = product_outer,
+    .vec_scale = vec_scale,
+    .vec_axpy = vec_axpy,
+    .vec_lerp = vec_lerp,
+    .vec_square_sum = vec_square_sum,
+    .vec_adamw = vec_adamw,
+};

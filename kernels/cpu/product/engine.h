@@ -1,0 +1,17 @@
+/* The engines that compute convolutions and linear layers: the own one (own.c), faster where the
+ * weights stay in a core's cache, and oneDNN (dnnl.c) for the rest. choice.c chooses. */
+#ifndef NPO_KERNELS_CPU_PRODUCT_ENGINE_H
+#define NPO_KERNELS_CPU_PRODUCT_ENGINE_H
+
+#include "kernels/cpu/cpu.h"
+
+typedef npo_cpu_op npo_product_engine;
+
+/* An engine's state begins with a pointer to the engine. */
+typedef struct {
+    const npo_product_engine *engine;
+} npo_product_state;
+
+extern const npo_product_engine npo_product_dnnl, npo_product_own;
+
+#endif

@@ -1,0 +1,89 @@
+/* The safetensors file format, reading and writing.
+ *
+ *   bytes            content
+ *   0..7             header length n, u64 little endian, n <= NPO_SAFETENSORS_HEADER_BYTES_MAX
+ *   8..8+n-1         JSON object, may end in spaces: name -> {"dtype", "shape", "data_offsets"},
+ *                    "__metadata__" -> {string: string}
+ *   8+n..            tensor data, little endian, row major; data_offsets [begin,end) count from
+ * here
+ *
+ * Tensors cover the data exactly: no hole, no overlap, nothing behind the last. A file that breaks
+ * a rule is refused whole, before any tensor of it can be read. Files written here have the bytes
+ * that the reference implementation (safetensors, Rust and Python) writes for the same content. */
+#ifndef NPO_WORKER_MODEL_FILES_SAFETENSORS_H
+#define NPO_WORKER_MODEL_FILES_SAFETENSORS_H
+
+#include "common/bounds.h"
+#include "common/err.h"
+#include <stddef.h>
+#include <stdint.h>
+
+/* In the reference's order: its writer sorts by descending dtype, then by name. */
+typedef enum {
+    NPO_TENSOR_U8,
+    NPO_TENSOR_F16,
+    NPO_TENSOR_BF16,
+    NPO_TENSOR_I32,
+    NPO_TENSOR_F32,
+    NPO_TENSOR_I64,
+    NPO_TENSOR_DTYPES,
+} npo_tensor_dtype;
+
+const char *npo_tensor_dtype_name(npo_tensor_dtype dtype); /* "F32" */
+size_t npo_tensor_dtype_bytes(npo_tensor_dtype dtype);     /* of one element */
+
+/* A tensor of an open file; everything is borrowed from it. */
+typedef struct {
+    const char *name;
+    npo_tensor_dtype dtype;
+    int ndim; /* 0: scalar */
+    int64_t dims[NPO_TENSOR_DIMS_MAX];
+    size_t count;        /* elements */
+    const uint8_t *data; /* count elements, possibly unaligned */
+    size_t bytes;
+} npo_tensor;
+
+typedef struct npo_safetensors npo_safetensors;
+
+/* Maps one .safetensors file, or all shards of a "*.safetensors.index.json". Errors: NPO_E_FORMAT,
+ * NPO_E_LIMIT, NPO_E_UNSUPPORTED (a dtype not listed above), NPO_E_NOT_FOUND, NPO_E_IO; the
+ * sentence names the file, the tensor, what was found and what was expected. */
+npo_err npo_safetensors_open(const char *path, npo_safetensors **ret_file,
+                             npo_error *error) NPO_MUST_CHECK;
+void npo_safetensors_close(npo_safetensors *file);
+const char *npo_safetensors_path(const npo_safetensors *file);
+size_t npo_safetensors_count(const npo_safetensors *file);
+const npo_tensor *npo_safetensors_at(const npo_safetensors *file, size_t index); /* by name order */
+const npo_tensor *npo_safetensors_find(const npo_safetensors *file, const char *name); /* or NULL */
+/* Value of a key of "__metadata__", or NULL. Of several shards: the first that has it. */
+const char *npo_safetensors_metadata(const npo_safetensors *file, const char *key);
+
+/* Elements [first, first + n) as f32; i64 and i32 beyond 2^24 are rounded. */
+void npo_tensor_read_f32(const npo_tensor *tensor, size_t first, size_t n, float *ret_values);
+/* The same as integers; an integer dtype is asserted. */
+void npo_tensor_read_i64(const npo_tensor *tensor, size_t first, size_t n, int64_t *ret_values);
+
+/* A tensor to write. */
+typedef struct {
+    const char *name;
+    npo_tensor_dtype dtype; /* in the file */
+    int ndim;
+    int64_t dims[NPO_TENSOR_DIMS_MAX];
+    /* F32, F16, BF16: f32 in memory, rounded to nearest even on the way out. U8, I32, I64: as in
+     * the file. */
+    const void *data;
+} npo_tensor_source;
+
+typedef struct {
+    const char *key, *value;
+} npo_tensor_metadata;
+
+/* Durable, atomic replace. Tensors may come in any order; equal content gives equal bytes. metadata
+ * is written in the order given. Streams: needs memory for the header and one block only. Errors:
+ * NPO_E_RANGE where a finite f32 does not fit f16, NPO_E_EXISTS for a name that stands twice,
+ * NPO_E_FULL, NPO_E_IO, NPO_E_NOMEM. */
+npo_err npo_safetensors_write(const char *path, const npo_tensor_source *tensors, size_t count,
+                              const npo_tensor_metadata *metadata, size_t metadata_count,
+                              npo_error *error) NPO_MUST_CHECK;
+
+#endif

@@ -1,0 +1,32 @@
+/* Parameter sets to and from safetensors files. */
+#ifndef NPO_WORKER_MODEL_FILES_WEIGHTS_H
+#define NPO_WORKER_MODEL_FILES_WEIGHTS_H
+
+#include "kernels/params.h"
+#include "worker/model/files/safetensors.h"
+
+/* How a file's tensors differ from the layout's. All members may be zero. */
+typedef struct {
+    const char *const *ignore;   /* NULL-terminated names that may stand in the file unused */
+    const char *optional_prefix; /* "text_model.": the file may leave it out of every name */
+    /* A layout tensor stored with another shape over the same row-major elements. */
+    const char *reshaped; /* its name, or NULL */
+    int reshaped_ndim;
+    int64_t reshaped_dims[NPO_PARAM_DIMS_MAX];
+} npo_weights_map;
+
+/* Fills params (every tensor of its layout) from the file; f16 and bf16 are widened. Otherwise
+ * names every missing, unexpected and misshaped tensor, as far as the sentence has room ("and 12
+ * more"), and leaves params as they are. map may be NULL. Errors: NPO_E_SHAPE, NPO_E_NOT_FOUND,
+ * NPO_E_USAGE (unexpected), NPO_E_TYPE (an integer tensor). */
+npo_err npo_weights_read(const npo_safetensors *file, const npo_weights_map *map,
+                         npo_params *params, npo_error *error) NPO_MUST_CHECK;
+/* npo_safetensors_open, npo_weights_read. */
+npo_err npo_weights_load(const char *path, const npo_weights_map *map, npo_params *params,
+                         npo_error *error) NPO_MUST_CHECK;
+/* Durable. dtype: F32, F16 or BF16 for all tensors. Metadata {"format": "pt"}, which transformers
+ * and diffusers look for. */
+npo_err npo_weights_save(const char *path, const npo_params *params, npo_tensor_dtype dtype,
+                         const npo_weights_map *map, npo_error *error) NPO_MUST_CHECK;
+
+#endif

@@ -1,0 +1,72 @@
+#include "worker/model/networks/modules.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+void npo_module_path(npo_graph *graph, char ret_path[NPO_PATH_MAX], const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int len = vsnprintf(ret_path, NPO_PATH_MAX, format, args);
+    va_end(args);
+    if (len >= NPO_PATH_MAX)
+        npo_graph_fail(graph, NPO_E_LIMIT, "module name of %d bytes, expected less than %d", len,
+                       NPO_PATH_MAX);
+}
+
+int64_t npo_module_channels(const npo_graph *graph, npo_value x)
+{
+    const npo_shape *shape = npo_graph_shape(graph, x);
+    return shape ? shape->dims[shape->ndim - 1] : 1;
+}
+
+static npo_value weight_of(npo_graph *graph, const char *path, int ndim, const int64_t *dims)
+{
+    char name[NPO_PATH_MAX];
+    npo_module_path(graph, name, "%s.weight", path);
+    return npo_graph_param(graph, name, ndim, dims);
+}
+
+static npo_value bias_of(npo_graph *graph, const char *path, int64_t size)
+{
+    char name[NPO_PATH_MAX];
+    npo_module_path(graph, name, "%s.bias", path);
+    return npo_graph_param(graph, name, 1, &size);
+}
+
+npo_value npo_module_linear(npo_graph *graph, const char *path, npo_value x, int64_t out, bool bias)
+{
+    int64_t dims[] = {out, npo_module_channels(graph, x)};
+    npo_value weight = weight_of(graph, path, 2, dims);
+    return npo_op_linear(graph, x, weight, bias ? bias_of(graph, path, out) : NPO_VALUE_NONE);
+}
+
+npo_value npo_module_pointwise(npo_graph *graph, const char *path, npo_value x, int64_t out)
+{
+    int64_t dims[] = {out, npo_module_channels(graph, x), 1, 1};
+    npo_value weight = weight_of(graph, path, 4, dims);
+    return npo_op_linear(graph, x, weight, bias_of(graph, path, out));
+}
+
+npo_value npo_module_conv(npo_graph *graph, const char *path, npo_value x, int64_t out, int kernel,
+                          npo_conv_options options)
+{
+    int64_t dims[] = {out, npo_module_channels(graph, x), kernel, kernel};
+    npo_value weight = weight_of(graph, path, 4, dims);
+    return npo_op_conv2d(graph, x, weight, bias_of(graph, path, out), options);
+}
+
+npo_value npo_module_group_norm(npo_graph *graph, const char *path, npo_value x, int groups,
+                                float eps, npo_act act)
+{
+    int64_t channels = npo_module_channels(graph, x);
+    npo_value gamma = weight_of(graph, path, 1, &channels);
+    return npo_op_group_norm(graph, x, gamma, bias_of(graph, path, channels), groups, eps, act);
+}
+
+npo_value npo_module_layer_norm(npo_graph *graph, const char *path, npo_value x, float eps)
+{
+    int64_t channels = npo_module_channels(graph, x);
+    npo_value gamma = weight_of(graph, path, 1, &channels);
+    return npo_op_layer_norm(graph, x, gamma, bias_of(graph, path, channels), eps);
+}

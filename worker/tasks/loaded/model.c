@@ -1,0 +1,142 @@
+#include "worker/tasks/loaded/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static npo_err read_shape(npo_model *model, npo_error *error)
+{
+    const npo_unet_config *config = &model->config;
+    if (config->sample_height < 1 || config->sample_width < 1)
+        return npo_error_set(error, NPO_E_UNSUPPORTED,
+                             "'%s': found no \"sample_size\", expected the side of a sample",
+                             model->folder.unet_config);
+    if (config->in_channels != config->out_channels)
+        return npo_error_set(error, NPO_E_UNSUPPORTED,
+                             "'%s': found %lld input and %lld output channels, expected as many of "
+                             "each",
+                             model->folder.unet_config, (long long)config->in_channels,
+                             (long long)config->out_channels);
+    model->latent =
+        (npo_latent_shape){config->sample_height, config->sample_width, config->in_channels};
+    model->shape = (npo_network_shape){config->sample_height, config->sample_width,
+                                       npo_text_encoder_length(model->text)};
+    return NPO_OK;
+}
+
+static npo_err load_base(npo_model *model, npo_error *error)
+{
+    if (!model->folder.unet_weights)
+        return NPO_OK;
+    npo_err err = npo_params_new(model->layout, &model->base);
+    if (err != NPO_OK)
+        return npo_error_set(error, err, "cannot load '%s': %s", model->folder.unet_weights,
+                             npo_err_text(err));
+    return npo_folder_load_unet(&model->folder, model->base, error);
+}
+
+static npo_err load(npo_model *model, npo_backend *backend, const char *path, npo_error *error)
+{
+    npo_schedule_config schedule;
+    NPO_TRY(npo_folder_open(path, &model->folder, error));
+    NPO_TRY(npo_folder_unet(&model->folder, backend, &model->config, &model->layout, error));
+    NPO_TRY(npo_schedule_config_load(model->folder.scheduler_config, &schedule, error));
+    NPO_TRY(npo_schedule_new(&schedule, &model->schedule, error));
+    NPO_TRY(npo_text_encoder_new(backend, &model->folder, &model->text, error));
+    NPO_TRY(read_shape(model, error));
+    NPO_TRY(load_base(model, error));
+    return npo_network_new(backend, model->layout, &model->config, &model->shape, &model->network,
+                           error);
+}
+
+npo_err npo_model_open(npo_backend *backend, const char *path, npo_model **ret_model,
+                       npo_error *error)
+{
+    npo_model *model = calloc(1, sizeof *model);
+    if (!model)
+        return npo_error_set(error, NPO_E_NOMEM, "cannot load model '%s': out of memory", path);
+    npo_err err = load(model, backend, path, error);
+    if (err != NPO_OK) {
+        npo_model_free(model);
+        return err;
+    }
+    *ret_model = model;
+    return NPO_OK;
+}
+
+void npo_model_free(npo_model *model)
+{
+    if (!model)
+        return;
+    free(model->prompt_rows);
+    free(model->empty_row);
+    npo_network_free(model->network);
+    npo_network_free(model->second);
+    npo_text_encoder_free(model->text);
+    npo_schedule_free(model->schedule);
+    npo_params_free(model->base);
+    npo_layout_unref(model->layout);
+    npo_folder_fini(&model->folder);
+    free(model);
+}
+
+npo_err npo_model_need_second(npo_model *model, npo_backend *backend, npo_error *error)
+{
+    if (model->second)
+        return NPO_OK;
+    return npo_network_new(backend, model->layout, &model->config, &model->shape, &model->second,
+                           error);
+}
+
+static npo_err hash_prompts(const char *const *prompts, size_t count, npo_hash *ret_hash)
+{
+    npo_hasher *hasher;
+    NPO_TRY(npo_hasher_new(&hasher));
+    for (size_t i = 0; i < count; i++)
+        npo_hasher_add(hasher, prompts[i], strlen(prompts[i]) + 1);
+    *ret_hash = npo_hasher_digest(hasher);
+    npo_hasher_free(hasher);
+    return NPO_OK;
+}
+
+static npo_err encode_rows(npo_model *model, const char *const *prompts, size_t count,
+                           npo_error *error)
+{
+    size_t floats =
+        (size_t)(npo_text_encoder_length(model->text) * npo_text_encoder_channels(model->text));
+    float *rows = calloc(count ? count : 1, floats * sizeof *rows);
+    float *empty = calloc(floats, sizeof *empty);
+    npo_err err = NPO_OK;
+    if (!rows || !empty)
+        err =
+            npo_error_set(error, NPO_E_NOMEM, "no memory for the embeddings of %zu prompts", count);
+    if (err == NPO_OK)
+        err = npo_text_encoder_encode(model->text, prompts, count, rows, error);
+    if (err == NPO_OK)
+        err = npo_text_encoder_encode(model->text, (const char *const[]){""}, 1, empty, error);
+    if (err != NPO_OK) {
+        free(rows);
+        free(empty);
+        return err;
+    }
+    free(model->prompt_rows);
+    free(model->empty_row);
+    model->prompt_rows = rows;
+    model->empty_row = empty;
+    model->prompts = (npo_prompts){rows, (int64_t)count, empty, floats};
+    return NPO_OK;
+}
+
+npo_err npo_model_encode(npo_model *model, const char *const *prompts, size_t count,
+                         npo_error *error)
+{
+    npo_hash hash;
+    npo_err err = hash_prompts(prompts, count, &hash);
+    if (err != NPO_OK)
+        return npo_error_set(error, err, "cannot encode prompts: %s", npo_err_text(err));
+    if (model->has_prompts && npo_hash_equal(&hash, &model->prompts_hash))
+        return NPO_OK;
+    NPO_TRY(encode_rows(model, prompts, count, error));
+    model->prompts_hash = hash;
+    model->has_prompts = true;
+    return NPO_OK;
+}

@@ -1,0 +1,40 @@
+/* Sampling images with one or two networks, as the job's "sample" section says. */
+#ifndef NPO_WORKER_TASKS_SAMPLING_DRAWER_H
+#define NPO_WORKER_TASKS_SAMPLING_DRAWER_H
+
+#include "worker/diffusion/sampler.h"
+#include "worker/tasks/setup.h"
+#include "worker/tasks/watch.h"
+
+typedef struct {
+    npo_context *ctx;
+    const npo_setup *setup;
+    npo_spacing spacing;
+    npo_network_denoiser *positive, *negative; /* negative NULL: one network */
+    npo_watch positive_watch, negative_watch;
+    size_t floats;    /* of one image */
+    int32_t *prompts; /* [the job's sample.batch] */
+} npo_drawer;
+
+/* What to sample. */
+typedef struct {
+    double scale; /* guidance scale */
+    bool two;     /* the second network predicts the negative branch, else the first does */
+    uint64_t seed;
+    int64_t first, n; /* images first .. first + n - 1, at most the job's sample.batch. The number
+                       * of an image decides its starting noise, and its prompt: they take turns. */
+} npo_drawing;
+
+/* positive, negative: weights; negative NULL: no second network. The job's sample.batch is the size
+ * of a forward pass. *drawer must stay where it is. Errors: NPO_E_UNSUPPORTED for a model with a
+ * VAE. */
+npo_err npo_drawer_init(npo_drawer *drawer, npo_context *ctx, const npo_setup *setup,
+                        npo_spacing spacing, const npo_params *positive,
+                        const npo_params *negative) NPO_MUST_CHECK;
+void npo_drawer_fini(npo_drawer *drawer);
+/* Other weights for the second network. */
+void npo_drawer_use_negative(npo_drawer *drawer, const npo_params *negative);
+/* ret_x: [n, height, width, channels], clamped to [-1, 1]. */
+npo_err npo_drawer_run(npo_drawer *drawer, const npo_drawing *drawing, float *ret_x) NPO_MUST_CHECK;
+
+#endif
