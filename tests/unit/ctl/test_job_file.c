@@ -1,7 +1,7 @@
 #include "tests/unit/cmocka.h"
 #include "tests/unit/ctl/folder.h"
 
-#include "ctl/job_file.h"
+#include "ctl/job/job_file.h"
 
 #include <sys/stat.h>
 #include <unistd.h>

@@ -1,6 +1,6 @@
 #include "tests/unit/cmocka.h"
 
-#include "ctl/progress.h"
+#include "ctl/text/progress.h"
 
 #include <math.h>
 #include <string.h>
