@@ -156,7 +156,7 @@ const npo_command npo_command_evaluate = {
             "prints the table: Frechet distance to real images, prompt accuracy, the classifier's\n"
             "confidence, and the share of samples that win against plain guidance.",
     .example = "npoctl evaluate -m models/fashion -n 3 --classifier models/fashion/classifier "
-               "--data /usr/share/datasets/fashion-mnist --prompts prompts.txt -w 2",
+               "--data /usr/share/datasets/fashion-mnist --prompts models/fashion/prompts.txt",
     .options = options,
     .option_count = NPO_ARRAY_COUNT(options),
     .values_size = sizeof(evaluate_values),

@@ -53,7 +53,8 @@ const npo_command npo_command_import = {
     .usage = "[OPTION...] PATH...",
     .text = "Stores files or folders with npod and prints their hashes, which may stand in a job "
             "file as\n"
-            "{\"artifact\": HASH}. What npod has already is not sent again. Unless a job uses it "
+            "{\"artifact\": HASH}. What npod has already is not sent again. Of a folder with a\n"
+            "model_index.json only that file and the components it names are stored. Unless a job uses it "
             "within an\n"
             "hour, npod may forget it.",
     .example = "npoctl import models/fashion",

@@ -11,6 +11,12 @@
 
 enum { KEY_SIZE = 64 };
 
+#define DATA_FILES                                                                                 \
+    {                                                                                              \
+        "train-images-idx3-ubyte.gz", "train-images-idx3-ubyte", "captions.jsonl"                  \
+    }
+#define DATA_EXPECTED "a folder with train-images-idx3-ubyte[.gz] or captions.jsonl"
+
 static npo_err no_memory(npo_error *error)
 {
     return npo_error_set(error, NPO_E_NOMEM, "cannot read the job file: out of memory");
@@ -222,15 +228,50 @@ static npo_err check_size(const cJSON *json, npo_error *error)
     return NPO_OK;
 }
 
+/* What a folder is known by: enough to refuse a wrong path here instead of on a worker. */
+static const struct {
+    const char *key;
+    const char *const files[4]; /* one of them is there */
+    const char *expected;
+} marks[] = {
+    {"model", {"unet/config.json"}, "a pipeline in diffusers layout with unet/config.json"},
+    {"negative", {"unet/config.json"}, "a pipeline in diffusers layout with unet/config.json"},
+    {"data", DATA_FILES, DATA_EXPECTED},
+    {"evaluate.data", DATA_FILES, DATA_EXPECTED},
+};
+
+static bool has_any(const char *dir, const char *const *files)
+{
+    bool found = false;
+    for (; *files && !found; files++) {
+        char *path = npo_file_join(dir, *files);
+        found = !path || npo_file_exists(path); /* out of memory: the worker looks again */
+        free(path);
+    }
+    return found;
+}
+
+static npo_err check_path(const char *key, const char *path, npo_error *error)
+{
+    if (!npo_file_exists(path))
+        return npo_error_set(error, NPO_E_NOT_FOUND, "%s: '%s' does not exist", key, path);
+    for (size_t i = 0; i < NPO_ARRAY_COUNT(marks); i++)
+        if (strcmp(marks[i].key, key) == 0 && !has_any(path, marks[i].files))
+            return npo_error_set(error, NPO_E_NOT_FOUND, "%s: found '%s', expected %s", key, path,
+                                 marks[i].expected);
+    return NPO_OK;
+}
+
 npo_err npo_job_file_check(const cJSON *json, npo_job *ret_job, npo_error *error)
 {
     NPO_TRY(npo_job_read(json, ret_job, error));
+    NPO_TRY(check_size(json, error));
     for (const char *const *key = npo_job_path_keys(); *key; key++) {
         const char *path = path_at((cJSON *)json, *key);
-        if (path && !npo_file_exists(path))
-            return npo_error_set(error, NPO_E_NOT_FOUND, "%s: '%s' does not exist", *key, path);
+        if (path)
+            NPO_TRY(check_path(*key, path, error));
     }
-    return check_size(json, error);
+    return NPO_OK;
 }
 
 static cJSON *artifact_json(const npo_artifact *artifact)

@@ -15,7 +15,8 @@ npo_err npo_job_file_load(const char *path, const npo_option_list *sets, cJSON *
                           npo_error *error) NPO_MUST_CHECK;
 /* Resolves what a job built in memory names: paths relative to dir. In place. */
 npo_err npo_job_file_settle(cJSON *json, const char *dir, npo_error *error) NPO_MUST_CHECK;
-/* Checks the job, that its paths exist and that it fits a message. ret_job borrows from json. */
+/* Checks the job, that its paths exist and look like what they stand for, and that it fits a
+ * message. ret_job borrows from json. */
 npo_err npo_job_file_check(const cJSON *json, npo_job *ret_job, npo_error *error) NPO_MUST_CHECK;
 /* Stores every path with npod and puts {"artifact": HASH} in its place. Prints why not. */
 npo_exit npo_job_file_import(npo_session *session, cJSON *json);

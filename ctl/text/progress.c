@@ -90,9 +90,16 @@ static int64_t round_in_hand(const npo_job_view *view)
     return view->round + 1 < view->rounds ? view->round + 1 : view->rounds;
 }
 
+/* Behind the last step of a running job only tasks tell how far it is: an export, an evaluation. */
+static bool counts_steps(const npo_job_view *view)
+{
+    return view->steps > 0 &&
+           (view->step < view->steps || !is_running(view) || view->tasks_all == 0);
+}
+
 void npo_progress_short(const npo_job_view *view, npo_buf *ret_buf)
 {
-    if (view->steps > 0)
+    if (counts_steps(view))
         npo_buf_printf(ret_buf, "%lld/%lld", (long long)view->step, (long long)view->steps);
     else
         npo_buf_printf(ret_buf, "%lld/%lld", (long long)view->tasks_done,
@@ -132,7 +139,7 @@ void npo_progress_line(const npo_job_view *view, npo_buf *ret_buf)
         npo_buf_printf(ret_buf, " round %lld/%lld,", (long long)round_in_hand(view),
                        (long long)view->rounds);
     npo_buf_printf(ret_buf, " %s, %s ", *view->phase ? view->phase : "waiting for a task",
-                   view->steps > 0 ? "step" : "task");
+                   counts_steps(view) ? "step" : "task");
     npo_progress_short(view, ret_buf);
     add_rates(view, ", ", ret_buf);
 }
@@ -163,10 +170,11 @@ static void add_bar(const npo_job_view *view, size_t width, npo_buf *buf)
 {
     enum { BAR_MAX = 40 };
     npo_buf line = NPO_BUF_INIT, bar = NPO_BUF_INIT;
-    double done = view->steps > 0 ? (double)view->step : (double)view->tasks_done;
-    double all = view->steps > 0 ? (double)view->steps : (double)view->tasks_all;
+    bool steps = counts_steps(view);
+    double done = (double)(steps ? view->step : view->tasks_done);
+    double all = (double)(steps ? view->steps : view->tasks_all);
     npo_text_bar(&bar, done, all, width > BAR_MAX + 40 || width == 0 ? BAR_MAX : width / 3);
-    npo_buf_printf(&line, "%s %s ", bar.data ? bar.data : "", view->steps > 0 ? "step" : "task");
+    npo_buf_printf(&line, "%s %s ", bar.data ? bar.data : "", steps ? "step" : "task");
     npo_progress_short(view, &line);
     if (view->rounds > 0)
         npo_buf_printf(&line, "  round %lld/%lld", (long long)round_in_hand(view),

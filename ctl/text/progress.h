@@ -34,7 +34,7 @@ void npo_progress_line(const npo_job_view *view, npo_buf *ret_buf);
  * reply to `workers`, or NULL. now_ms: wall time. */
 void npo_progress_block(const npo_job_view *view, const cJSON *workers, size_t width,
                         int64_t now_ms, npo_buf *ret_buf);
-/* "3/6" of rounds, or of tasks where the job has no rounds. */
+/* "40/150" of steps, or of tasks where there are none, or none left. */
 void npo_progress_short(const npo_job_view *view, npo_buf *ret_buf);
 
 #endif

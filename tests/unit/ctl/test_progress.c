@@ -98,6 +98,9 @@ static void test_progress_line_of_every_state(void **state)
     expect_line("{\"id\": 7, \"state\": \"running\", \"round\": 6, \"rounds\": 6, \"step\": 9, "
                 "\"steps\": 9, \"phase\": \"export\"}",
                 "job 7 running: round 6/6, export, step 9/9");
+    expect_line("{\"id\": 7, \"state\": \"running\", \"round\": 6, \"rounds\": 6, \"step\": 9, "
+                "\"steps\": 9, \"phase\": \"evaluate\", \"tasks\": {\"done\": 4, \"pending\": 2}}",
+                "job 7 running: round 6/6, evaluate, task 4/6");
 }
 
 static void test_progress_short_counts_steps_or_tasks(void **state)
