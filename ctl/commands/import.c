@@ -51,12 +51,14 @@ const npo_command npo_command_import = {
     .name = "import",
     .summary = "store a file or folder with npod",
     .usage = "[OPTION...] PATH...",
-    .text = "Stores files or folders with npod and prints their hashes, which may stand in a job "
-            "file as\n"
-            "{\"artifact\": HASH}. What npod has already is not sent again. Of a folder with a\n"
-            "model_index.json only that file and the components it names are stored. Unless a job uses it "
-            "within an\n"
-            "hour, npod may forget it.",
+    .text =
+        "Stores files or folders with npod and prints their hashes, which may stand in a job file "
+        "as\n"
+        "{\"artifact\": HASH}. What npod has already is not sent again. Of a folder with a "
+        "model_index.json\n"
+        "only that and the components it names are stored. Unless a job uses it within an hour, "
+        "npod may\n"
+        "forget it.",
     .example = "npoctl import models/fashion",
     .options = options,
     .option_count = NPO_ARRAY_COUNT(options),
