@@ -463,11 +463,11 @@ def evaluate_measures_and_fetches_the_report(box):
     box.wait_state(classifier, "done")
     box.wait_state(job, "done")
     given = ["-m", model, "-n", job, "--classifier", classifier, "--data", data, "--prompts", prompts]
-    result = box.ctl("evaluate", *given, "--samples", 4, "--scales", "1.5,2", "--betas", "0.5,1",
-                     "--seeds", "3,4", "--out", out)
+    result = box.ctl("evaluate", *given, "--samples", 2, "--scales", "1,1.5", "--betas", "0.5",
+                     "--seeds", "3", "--out", out)
     with open(out + "/metrics.json") as file:
         found = {(c["scale"], c["beta"], c["seed"]) for c in json.load(file)["cells"]}
-    check({(g, b, s) for g in (1.5, 2) for b in (0.5, 1) for s in (3, 4)} <= found, f"cells: {found}")
+    check((1.5, 0.5, 3) in found and {(g, s) for g, _, s in found} == {(1, 3), (1.5, 3)}, f"cells: {found}")
     check(os.path.getsize(out + "/report.html") > 1000, "report.html is empty")
     table = box.ctl("evaluate", "--show", out, connect=False).out
     check_in("1.5", table, "table")
