@@ -7,6 +7,7 @@
 #   NPO_STATE=/var/tmp/npo deploy/demo.sh     another state folder (default build/demo)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+trap 'exit 130' INT TERM
 
 deploy/packages.sh build
 
@@ -23,7 +24,6 @@ export PATH=$PWD/$build/ctl:$PATH
 mkdir -p "$NPO_STATE"
 
 trap 'npoctl down' EXIT
-trap 'exit 130' INT TERM
 npoctl up --workers 2 -d
 
 # The same key finds the same job: an interrupted demo goes on where it was.
