@@ -61,7 +61,8 @@ static npo_exit print_plan(const npo_job *job)
         printf("steps %lld to %lld in %lld rounds of %lld\n", (long long)plan.first_step,
                (long long)plan.steps, (long long)plan.rounds, (long long)job->round_steps);
     npo_exit code = print_plan_table(&plan);
-    printf("%lld tasks in all; nothing was sent\n", (long long)plan.tasks);
+    printf("%lld task%s in all; nothing was sent\n", (long long)plan.tasks,
+           plan.tasks == 1 ? "" : "s");
     return code;
 }
 
@@ -99,6 +100,7 @@ static npo_exit dry_run(cJSON *spec, const submit_values *values, const npo_subm
 static npo_exit announce(const npo_answer *answer, const submit_values *values)
 {
     int64_t job = npo_json_int(answer->json, "job", 0);
+    long long tasks = (long long)npo_json_int(answer->json, "tasks", 0);
     bool existing = npo_json_bool(answer->json, "existing", false);
     if (values->json)
         return npo_print_json(answer->json);
@@ -107,8 +109,7 @@ static npo_exit announce(const npo_answer *answer, const submit_values *values)
     else if (existing)
         printf("job %lld is there already under this key\n", (long long)job);
     else
-        printf("job %lld accepted: %lld tasks\n", (long long)job,
-               (long long)npo_json_int(answer->json, "tasks", 0));
+        printf("job %lld accepted: %lld task%s\n", (long long)job, tasks, tasks == 1 ? "" : "s");
     fflush(stdout);
     return NPO_EXIT_OK;
 }

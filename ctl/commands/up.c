@@ -103,9 +103,14 @@ static bool announce(void *self)
 {
     launch *up = self;
     bool detached = up->report_fd >= 0;
-    printf("npod answers at %s, %lld worker%s with %lld thread%s each; logs in %s\n", up->address,
-           (long long)up->options.workers, up->options.workers == 1 ? "" : "s",
-           (long long)up->options.threads, up->options.threads == 1 ? "" : "s", up->state);
+    long long workers = (long long)up->options.workers, threads = (long long)up->options.threads;
+    printf("npod answers at %s, ", up->address);
+    if (workers > 0)
+        printf("%lld worker%s with %lld thread%s each", workers, workers == 1 ? "" : "s", threads,
+               threads == 1 ? "" : "s");
+    else
+        printf("no workers yet");
+    printf("; logs in %s\n", up->state);
     printf("%s\n", detached ? "'npoctl down' stops them" : "Ctrl-C stops them");
     fflush(stdout);
     return !detached || let_go(up);

@@ -141,7 +141,10 @@ void npo_progress_line(const npo_job_view *view, npo_buf *ret_buf)
     npo_buf_printf(ret_buf, " %s, %s ", *view->phase ? view->phase : "waiting for a task",
                    counts_steps(view) ? "step" : "task");
     npo_progress_short(view, ret_buf);
-    add_rates(view, ", ", ret_buf);
+    if (*view->reason)
+        npo_buf_printf(ret_buf, ", %s", view->reason);
+    else
+        add_rates(view, ", ", ret_buf);
 }
 
 /* ---- block ---- */
@@ -160,7 +163,7 @@ static void add_head(const npo_job_view *view, size_t width, int64_t now_ms, npo
     npo_buf_printf(&line, "job %lld  %s  %s  %s", (long long)view->id, view->name, view->recipe,
                    view->state);
     add_part(&line, "  ", "", elapsed, "");
-    if (!is_running(view) && *view->reason && !*view->error)
+    if (*view->reason && !*view->error)
         npo_buf_printf(&line, "  (%s)", view->reason);
     add_line(buf, &line, width);
     npo_buf_fini(&line);
