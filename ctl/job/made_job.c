@@ -126,8 +126,10 @@ npo_exit npo_made_job_run(const npo_made_job *made)
         code = made->build(session, made->values, spec);
     if (!code)
         code = run_spec(session, spec, 0, -1, &job);
-    if (!code)
-        code = made->fetch(session, made->values, job);
+    if (!code && (code = made->fetch(session, made->values, job)))
+        fprintf(stderr,
+                "npoctl: job %lld is done; 'npoctl get %lld --out DIR' fetches its outputs\n",
+                (long long)job, (long long)job);
     cJSON_Delete(spec);
     npo_session_close(session);
     return code;

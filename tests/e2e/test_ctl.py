@@ -429,6 +429,10 @@ def sample_fetches_images(box):
     box.ctl("sample", "--model", box.model(), "-p", "a photo of a bag", "-c", 2, "--steps", 2, "--out", out)
     names = sorted(os.listdir(out))
     check_equal(names, ["grid.png", "image-00000.png", "image-00001.png"], "files")
+    other = box.ctl("sample", "--model", box.model(), "-p", "a photo of a bag", "-c", 2, "--steps", 2, "-s", 5,
+                    "--out", out, check_code=2)
+    check_in(f"'{out}' exists already and is something else", other.err, "sentence")
+    check_in("'npoctl get 2 --out DIR'", other.err, "what to do")
     box.ctl("sample", "-p", "x", check_code=2)
     box.ctl("sample", "--negative", 77, "-p", "x", check_code=5)
 
