@@ -3,13 +3,10 @@
 #include "common/json.h"
 
 #include <assert.h>
-#include <ctype.h>
-#include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CONFIG_BYTES_MAX = 1 << 20, NAME_SIZE = 64, OPTIONS_MAX = 64 };
+enum { CONFIG_BYTES_MAX = 1 << 20, NAME_SIZE = NPO_OPTION_NAME_SIZE, OPTIONS_MAX = 64 };
 
 typedef enum { SOURCE_DEFAULT, SOURCE_FILE, SOURCE_ENVIRONMENT, SOURCE_FLAG } source;
 
@@ -27,10 +24,7 @@ struct npo_options {
     source sources[OPTIONS_MAX];
     char **rest;
     int rest_count;
-    char **strings; /* every copy that a member points to */
-    size_t string_count;
-    void **lists; /* arrays of NPO_OPTION_LIST members */
-    size_t list_count;
+    npo_option_store store;
 };
 
 static const npo_option standard[] = {
@@ -93,23 +87,6 @@ static void *member_of(npo_options *options, void *values, size_t index)
     return (char *)base + option->offset;
 }
 
-static void config_key(const npo_option *option, char ret_key[NAME_SIZE])
-{
-    snprintf(ret_key, NAME_SIZE, "%s", option->name);
-    for (char *at = ret_key; *at; at++)
-        if (*at == '-')
-            *at = '_';
-}
-
-static void variable_name(const npo_option *option, char ret_name[NAME_SIZE])
-{
-    char key[NAME_SIZE];
-    config_key(option, key);
-    for (char *at = key; *at; at++)
-        *at = (char)toupper((unsigned char)*at);
-    snprintf(ret_name, NAME_SIZE, "NPO_%.*s", NAME_SIZE - 5, key);
-}
-
 static npo_err unknown(const npo_options_spec *spec, const char *prefix, const char *name,
                        char joiner, npo_error *error)
 {
@@ -121,7 +98,7 @@ static npo_err unknown(const npo_options_spec *spec, const char *prefix, const c
         if (option->flags & NPO_OPTION_HIDDEN)
             continue;
         if (joiner == '_')
-            config_key(option, names[count]);
+            npo_option_key(option, names[count]);
         else
             snprintf(names[count], NAME_SIZE, "%s", option->name);
         known[count] = names[count];
@@ -136,119 +113,6 @@ static npo_err unknown(const npo_options_spec *spec, const char *prefix, const c
 
 /* ---- one value ---- */
 
-static const char *keep_string(npo_options *options, const char *text)
-{
-    char **grown = realloc(options->strings, (options->string_count + 1) * sizeof *grown);
-    if (!grown)
-        return NULL;
-    options->strings = grown;
-    char *copy = strdup(text);
-    if (copy)
-        options->strings[options->string_count++] = copy;
-    return copy;
-}
-
-static npo_err add_to_list(npo_options *options, npo_option_list *list, const char *text)
-{
-    const char *copy = keep_string(options, text);
-    const char **items = malloc((list->count + 1) * sizeof *items);
-    void **lists = realloc(options->lists, (options->list_count + 1) * sizeof *lists);
-    if (lists)
-        options->lists = lists;
-    if (!copy || !items || !lists) {
-        free(items);
-        return NPO_E_NOMEM;
-    }
-    if (list->count > 0)
-        memcpy(items, list->items, list->count * sizeof *items);
-    items[list->count] = copy;
-    options->lists[options->list_count++] = items;
-    *list = (npo_option_list){items, list->count + 1};
-    return NPO_OK;
-}
-
-static npo_err parse_bool(const char *text, bool *ret_value)
-{
-    static const struct {
-        const char *text;
-        bool value;
-    } words[] = {{"true", true}, {"false", false}, {"1", true},  {"0", false},
-                 {"yes", true},  {"no", false},    {"on", true}, {"off", false}};
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
-        if (strcmp(words[i].text, text) == 0) {
-            *ret_value = words[i].value;
-            return NPO_OK;
-        }
-    }
-    return NPO_E_TYPE;
-}
-
-static npo_err parse_whole(const char *text, bool with_suffix, int64_t *ret_value)
-{
-    char *end;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (end == text || errno == ERANGE)
-        return NPO_E_TYPE;
-    static const char suffixes[] = "KMGT";
-    const char *suffix = *end ? strchr(suffixes, toupper((unsigned char)*end)) : NULL;
-    if (with_suffix && suffix) {
-        int shift = 10 * (int)(suffix - suffixes + 1);
-        if (value > (INT64_MAX >> shift) || value < 0)
-            return NPO_E_RANGE;
-        value <<= shift;
-        end++;
-    }
-    if (*end)
-        return NPO_E_TYPE;
-    *ret_value = value;
-    return NPO_OK;
-}
-
-static bool is_within(const npo_option *option, double value)
-{
-    return (option->min == 0 && option->max == 0) || (value >= option->min && value <= option->max);
-}
-
-static npo_err set_member(npo_options *options, const npo_option *option, const char *text,
-                          void *member)
-{
-    int64_t whole;
-    double number;
-    char *end;
-    switch (option->type) {
-    case NPO_OPTION_BOOL:
-        return parse_bool(text, member);
-    case NPO_OPTION_INT:
-    case NPO_OPTION_BYTES:
-        NPO_TRY(parse_whole(text, option->type == NPO_OPTION_BYTES, &whole));
-        if (!is_within(option, (double)whole))
-            return NPO_E_RANGE;
-        *(int64_t *)member = whole;
-        return NPO_OK;
-    case NPO_OPTION_NUMBER:
-        number = strtod(text, &end);
-        if (end == text || *end || !isfinite(number))
-            return NPO_E_TYPE;
-        if (!is_within(option, number))
-            return NPO_E_RANGE;
-        *(double *)member = number;
-        return NPO_OK;
-    case NPO_OPTION_STRING:
-        *(const char **)member = keep_string(options, text);
-        return *(const char **)member ? NPO_OK : NPO_E_NOMEM;
-    case NPO_OPTION_LIST:
-        return add_to_list(options, member, text);
-    }
-    return NPO_E_TYPE;
-}
-
-static const char *const expectations[] = {
-    [NPO_OPTION_BOOL] = "true or false", [NPO_OPTION_INT] = "a whole number",
-    [NPO_OPTION_NUMBER] = "a number",    [NPO_OPTION_BYTES] = "bytes such as 4096, 64M or 2G",
-    [NPO_OPTION_STRING] = "text",        [NPO_OPTION_LIST] = "text",
-};
-
 /* where: "--threads", "NPO_THREADS", "'file.json': threads". A higher source replaces a list of a
  * lower one, the same source adds to it. */
 static npo_err set_value(npo_options *options, void *values, size_t index, const char *text,
@@ -258,15 +122,15 @@ static npo_err set_value(npo_options *options, void *values, size_t index, const
     void *member = member_of(options, values, index);
     if (option->type == NPO_OPTION_LIST && index < OPTIONS_MAX && options->sources[index] != from)
         *(npo_option_list *)member = (npo_option_list){NULL, 0};
-    npo_err err = set_member(options, option, text, member);
+    npo_err err = npo_option_read(option, text, &options->store, member);
     if (err == NPO_E_NOMEM)
         return npo_error_set(error, err, "%s: out of memory", where);
     if (err == NPO_E_RANGE && (option->min != 0 || option->max != 0))
         return npo_error_set(error, NPO_E_USAGE, "%s: found '%s', expected %s from %.17g to %.17g",
-                             where, text, expectations[option->type], option->min, option->max);
+                             where, text, npo_option_expectation(option), option->min, option->max);
     if (err)
         return npo_error_set(error, NPO_E_USAGE, "%s: found '%s', expected %s", where, text,
-                             expectations[option->type]);
+                             npo_option_expectation(option));
     if (index < OPTIONS_MAX)
         options->sources[index] = from;
     return NPO_OK;
@@ -363,7 +227,7 @@ static npo_err read_environment(npo_options *options, void *values, size_t index
 {
     const npo_option *option = option_at(options->spec, index);
     char name[NAME_SIZE];
-    variable_name(option, name);
+    npo_option_variable(option, name);
     const char *text = option->flags & NPO_OPTION_FLAG_ONLY ? NULL : getenv(name);
     if (!text || !*text)
         return NPO_OK;
@@ -390,7 +254,7 @@ static npo_err read_key(npo_options *options, void *values, const cJSON *item, n
     snprintf(where, sizeof where, "'%s': %.*s", options->config, NAME_SIZE, item->string);
     for (size_t i = 0; i < own_count(options->spec); i++) {
         option = option_at(options->spec, i);
-        config_key(option, key);
+        npo_option_key(option, key);
         if (strcmp(key, item->string) != 0 || (option->flags & NPO_OPTION_FLAG_ONLY))
             continue;
         if (option->type != NPO_OPTION_LIST || !cJSON_IsArray(item))
@@ -460,12 +324,7 @@ void npo_options_free(npo_options *options)
 {
     if (!options)
         return;
-    for (size_t i = 0; i < options->string_count; i++)
-        free(options->strings[i]);
-    for (size_t i = 0; i < options->list_count; i++)
-        free(options->lists[i]);
-    free(options->strings);
-    free(options->lists);
+    npo_option_store_fini(&options->store);
     free(options->rest);
     free(options);
 }
@@ -495,55 +354,13 @@ bool npo_options_is_given(const npo_options *options, const char *name)
 
 /* ---- printing ---- */
 
-static void print_option(const npo_option *option, FILE *to)
-{
-    char left[NAME_SIZE + 32], letter[5] = "    ", variable[NAME_SIZE];
-    if (option->flags & NPO_OPTION_HIDDEN)
-        return;
-    if (option->letter)
-        snprintf(letter, sizeof letter, "-%c, ", option->letter);
-    snprintf(left, sizeof left, "%s--%s%s%s", letter, option->name, option->argument ? " " : "",
-             option->argument ? option->argument : "");
-    fprintf(to, "  %-28s %s", left, option->help);
-    if (!(option->flags & NPO_OPTION_FLAG_ONLY)) {
-        variable_name(option, variable);
-        fprintf(to, " [%s]", variable);
-    }
-    fputc('\n', to);
-}
-
 void npo_options_print_help(const npo_options_spec *spec, FILE *to)
 {
     fprintf(to, "Usage: %s %s\n\n%s\n\nOptions:\n", spec->program, spec->usage, spec->text);
     const npo_option *option;
     for (size_t i = 0; (option = option_at(spec, i)); i++)
-        print_option(option, to);
+        npo_option_print(option, to);
     fprintf(to, "\nExample:\n  %s\n", spec->example);
-}
-
-static cJSON *value_json(const npo_option *option, const void *member)
-{
-    const npo_option_list *list = member;
-    cJSON *array;
-    switch (option->type) {
-    case NPO_OPTION_BOOL:
-        return cJSON_CreateBool(*(const bool *)member);
-    case NPO_OPTION_INT:
-    case NPO_OPTION_BYTES:
-        return cJSON_CreateNumber((double)*(const int64_t *)member);
-    case NPO_OPTION_NUMBER:
-        return cJSON_CreateNumber(*(const double *)member);
-    case NPO_OPTION_STRING:
-        if (!*(const char *const *)member)
-            return NULL;
-        return cJSON_CreateString(*(const char *const *)member);
-    case NPO_OPTION_LIST:
-        array = cJSON_CreateArray();
-        for (size_t i = 0; i < list->count; i++)
-            cJSON_AddItemToArray(array, cJSON_CreateString(list->items[i]));
-        return array;
-    }
-    return NULL;
 }
 
 void npo_options_print_config(const npo_options_spec *spec, const npo_options *options,
@@ -555,10 +372,10 @@ void npo_options_print_config(const npo_options_spec *spec, const npo_options *o
         char key[NAME_SIZE + 1] = "_";
         cJSON *value = NULL;
         if (!(option->flags & (NPO_OPTION_FLAG_ONLY | NPO_OPTION_HIDDEN)))
-            value = value_json(option, (const char *)values + option->offset);
+            value = npo_option_json(option, (const char *)values + option->offset);
         if (!value)
             continue;
-        config_key(option, key + 1);
+        npo_option_key(option, key + 1);
         cJSON_AddItemToObject(json, key + 1, value);
         cJSON_AddStringToObject(json, key, source_names[options->sources[i]]);
     }

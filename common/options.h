@@ -9,41 +9,7 @@
 #ifndef NPO_COMMON_OPTIONS_H
 #define NPO_COMMON_OPTIONS_H
 
-#include "common/err.h"
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-
-typedef enum {
-    NPO_OPTION_BOOL,   /* bool; --name, --no-name; elsewhere true/false/1/0 */
-    NPO_OPTION_INT,    /* int64_t within [min, max] */
-    NPO_OPTION_NUMBER, /* double within [min, max] */
-    NPO_OPTION_BYTES,  /* int64_t; suffixes K, M, G, T are powers of 1024 */
-    NPO_OPTION_STRING, /* const char *; owned by the npo_options */
-    NPO_OPTION_LIST,   /* npo_option_list; each use of the flag adds one */
-} npo_option_type;
-
-enum {
-    NPO_OPTION_FLAG_ONLY = 1, /* no environment, no config file: an order, not a setting */
-    NPO_OPTION_HIDDEN = 2     /* not in --help and --print-config */
-};
-
-typedef struct {
-    const char **items;
-    size_t count;
-} npo_option_list;
-
-typedef struct {
-    const char *name; /* lower case, words joined by '-' */
-    char letter;      /* short form, 0: none */
-    npo_option_type type;
-    unsigned flags;
-    size_t offset;        /* of the member in the program's struct */
-    const char *argument; /* "DIR" in the help; NULL for BOOL */
-    const char *help;     /* one line */
-    double min, max;      /* INT, NUMBER, BYTES; both 0: unbounded */
-} npo_option;
+#include "common/option.h"
 
 typedef struct {
     const char *program; /* "npoworker", or "npoctl submit" */

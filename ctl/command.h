@@ -1,4 +1,4 @@
-/* A command of npoctl: one row of the table in commands.c, one file each. */
+/* A command of npoctl: one row of the table in command.c, one file each in commands/. */
 #ifndef NPO_CTL_COMMAND_H
 #define NPO_CTL_COMMAND_H
 

@@ -1,7 +1,6 @@
 #include "ctl/command.h"
-#include "ctl/help.h"
+#include "ctl/commands/help.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,8 +8,6 @@ int main(int argc, char **argv)
 {
     static const char *const aliases[][2] = {
         {"--help", "help"}, {"-h", "help"}, {"--version", "version"}, {"-V", "version"}};
-    /* A reader that goes away (`npoctl logs | head`) is an error of printf's, not the end. */
-    signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
         npo_help_print(stderr);
         return NPO_EXIT_USAGE;

@@ -2,9 +2,9 @@
 
 #include "common/bounds.h"
 #include "common/clock.h"
-#include "ctl/format.h"
-#include "ctl/state.h"
-#include "ctl/terminal.h"
+#include "ctl/cluster/state.h"
+#include "ctl/text/format.h"
+#include "ctl/text/terminal.h"
 #include "proto/address.h"
 
 #include <errno.h>

@@ -7,6 +7,7 @@
 #   NPO_STATE=/var/tmp/npo deploy/demo.sh     another state folder (default build/demo)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+trap 'exit 130' INT TERM
 
 deploy/packages.sh build
 
@@ -22,16 +23,17 @@ export NPO_STATE=${NPO_STATE:-$PWD/build/demo}
 export PATH=$PWD/$build/ctl:$PATH
 mkdir -p "$NPO_STATE"
 
-npoctl up --workers 2 -d
 trap 'npoctl down' EXIT
-trap 'exit 130' INT TERM
+npoctl up --workers 2 -d
 
 # The same key finds the same job: an interrupted demo goes on where it was.
 key_file=$NPO_STATE/demo.key
 [ -s "$key_file" ] || echo "demo-$(date +%s)-$$" >"$key_file"
 job=$(npoctl submit models/fashion/self-npo.json --key "$(cat "$key_file")" --id-only)
-npoctl watch "$job"
-rm -f "$key_file"
+code=0
+npoctl watch "$job" || code=$?
+case $code in 0 | 1 | 3) rm -f "$key_file" ;; esac # over: the next run makes a new job
+[ $code = 0 ] || exit $code
 
 out=$NPO_STATE/report-$job
 npoctl get "$job" --out "$out"

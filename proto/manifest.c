@@ -3,6 +3,7 @@
 #include "common/bounds.h"
 #include "common/file.h"
 #include "common/json.h"
+#include "proto/pipeline.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -54,9 +55,11 @@ npo_err npo_manifest_build(const char *dir, npo_manifest *ret_manifest, npo_erro
     npo_file_list list = {0};
     npo_manifest manifest = {0};
     NPO_TRY(npo_file_list_tree(dir, NPO_MANIFEST_FILES_MAX, &list, error));
-    npo_err err = list.count > 0
-                      ? hash_files(dir, &list, &manifest, error)
-                      : npo_error_set(error, NPO_E_NOT_FOUND, "folder '%s' holds no files", dir);
+    npo_err err = npo_pipeline_filter(dir, &list, error);
+    if (!err)
+        err = list.count > 0
+                  ? hash_files(dir, &list, &manifest, error)
+                  : npo_error_set(error, NPO_E_NOT_FOUND, "folder '%s' holds no files", dir);
     npo_file_list_fini(&list);
     if (err)
         npo_manifest_fini(&manifest);

@@ -19,7 +19,8 @@ typedef struct {
     size_t count;
 } npo_manifest;
 
-/* Lists and hashes the files below dir (no hidden names, no links). An empty folder is refused. */
+/* Lists and hashes the files below dir (no hidden names, no links; of a diffusers pipeline its
+ * components only). An empty folder is refused. */
 npo_err npo_manifest_build(const char *dir, npo_manifest *ret_manifest,
                            npo_error *error) NPO_MUST_CHECK;
 /* Canonical text, appended to ret_text; *ret_hash (NULL allowed) is the folder's name. */

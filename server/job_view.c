@@ -56,16 +56,22 @@ static job_progress measure(npo_server *server, const npo_job_record *job)
     return progress;
 }
 
-/* Seconds left at the rate of steps since this npod (or the job) started; below 0: unknown. */
+/* Seconds left at the rate of steps since this npod (or the job) started; below 0: unknown. A round
+ * of self-npo begins with phases that take no step: only whole rounds tell its rate, and the one in
+ * hand counts down no further than its share. */
 static double estimate_s(const npo_server *server, const npo_job_record *job,
                          const job_progress *progress)
 {
-    int64_t done = progress->step - job->rate_step;
-    if (job->state != NPO_JOB_RUNNING || job->rate_mono_ms == 0 || done <= 0 ||
-        progress->steps <= progress->step)
+    bool by_round = strcmp(job->recipe, "self-npo") == 0;
+    int64_t step = by_round ? job->step : progress->step, left = progress->steps - step;
+    int64_t until_ms = by_round ? job->step_mono_ms : server->now.mono_ms;
+    if (job->state != NPO_JOB_RUNNING || job->rate_mono_ms == 0 || step <= job->rate_step ||
+        left <= 0)
         return -1;
-    double elapsed_s = (double)(server->now.mono_ms - job->rate_mono_ms) / 1000;
-    return elapsed_s / (double)done * (double)(progress->steps - progress->step);
+    double step_s = (double)(until_ms - job->rate_mono_ms) / 1000 / (double)(step - job->rate_step);
+    double spent_s = (double)(server->now.mono_ms - until_ms) / 1000;
+    double share_s = step_s * (double)job->steps / (double)(job->rounds > 0 ? job->rounds : 1);
+    return step_s * (double)left - fmin(spent_s, fmin(share_s, step_s * (double)left));
 }
 
 /* ---- JSON ---- */

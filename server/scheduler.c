@@ -469,7 +469,7 @@ void npo_schedule_reason(const npo_server *server, const npo_job_record *job, np
         npo_buf_printf(ret_text, "waits for %d of its %d workers, which were lost", missing,
                        job->workers);
     if (job->state == NPO_JOB_HELD)
-        npo_buf_printf(ret_text, "held: `npoctl release %lld` lets it go on", (long long)job->id);
+        npo_buf_printf(ret_text, "`npoctl release %lld` lets it go on", (long long)job->id);
     if (job->state != NPO_JOB_PENDING)
         return;
     if (job->after_count > 0)
@@ -481,15 +481,21 @@ void npo_schedule_reason(const npo_server *server, const npo_job_record *job, np
                        "needs %d workers of numeric class '%s' that match its constraints, there "
                        "are %d (any_class would let it use others)",
                        job->workers, job->class, matching);
+    else if (alive < job->workers)
+        npo_buf_printf(ret_text, "needs %d workers, there %s %d", job->workers,
+                       alive == 1 ? "is" : "are", alive);
     else if (matching < job->workers)
-        npo_buf_printf(ret_text, "needs %d workers, %d of %d match its constraints", job->workers,
-                       matching, alive);
+        npo_buf_printf(ret_text, "needs %d worker%s, %d of %d match its constraints", job->workers,
+                       job->workers == 1 ? "" : "s", matching, alive);
     else if (!find_group(server, job, false, NULL))
         npo_buf_printf(ret_text,
                        "needs %d workers of one numeric class and build; %d match, but differ",
                        job->workers, matching);
     else if (is_free < job->workers)
-        npo_buf_printf(ret_text, "needs %d workers, %d are free", job->workers, is_free);
+        npo_buf_printf(ret_text, "needs %d worker%s, %d %s free", job->workers,
+                       job->workers == 1 ? "" : "s", is_free, is_free == 1 ? "is" : "are");
+    else if (server->queue_count > 0 && server->queue[0] == job)
+        npo_buf_str(ret_text, "starts when its workers ask for work");
     else
         npo_buf_str(ret_text, "waits behind a job of higher priority, or one submitted earlier");
 }

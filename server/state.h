@@ -125,6 +125,7 @@ struct npo_job_record {
     /* not stored */
     int64_t running_mono_ms;         /* when it began to run */
     int64_t rate_mono_ms, rate_step; /* from where the rate of steps is measured, 0: nowhere */
+    int64_t step_mono_ms;            /* when `step` was reached */
     npo_job_record *next_dirty;      /* in server->dirty, when dirty */
     npo_job_record *next_dead;       /* in server->dead: ended, to be freed when written */
 };

@@ -287,8 +287,10 @@ static void finish(npo_server *server, npo_job_record *job, npo_task_record *tas
     move(server, job, task, NPO_TASK_FINISH, "task.done", NULL, text);
     free(text);
     release_dependents(server, job, task->id);
-    if (task->step_end > job->step)
+    if (task->step_end > job->step) {
         job->step = task->step_end; /* written when the job is over, else found among its tasks */
+        job->step_mono_ms = server->now.mono_ms;
+    }
     if (job->counts[NPO_TASK_DONE] == job->tasks)
         npo_job_end(server, job, NPO_JOB_FINISH, NULL);
 }

@@ -1,13 +1,20 @@
 #!/usr/bin/env python3
-"""npoctl as people and scripts meet it: exit codes, sentences, JSON, `up` and `down`, Ctrl-C."""
+"""npoctl as people and scripts meet it: exit codes, sentences, JSON, terminals, results."""
 import json
 import os
+import re
+import shlex
 import signal
+import subprocess
 import time
 
 import harness
+import tiny_model
 from harness import check, check_equal, check_in, test
+from terminal import Terminal
 
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+PAGE = os.path.join(ROOT, "docs/npoctl.md")
 COMMANDS = ["up", "down", "submit", "status", "watch", "logs", "cancel", "hold", "release", "retry", "rm",
             "workers", "import", "export", "sample", "evaluate", "get"]
 JOB_KEYS = {"id", "name", "recipe", "state", "reason", "priority", "workers", "submitted_ms", "started_ms",
@@ -39,10 +46,12 @@ def done_is_0(box):
 
 
 @test
-def failed_is_1(box):
+def failed_is_1_with_one_sentence(box):
     box.cluster(workers=1, fake=True)
     result = box.ctl("submit", box.job_file(fake_job(box, "final=train")), "--wait", check_code=1)
-    check_in("told to fail for good", result.out + result.err, "output")
+    check_in("npoctl: job 1 failed: ", result.err, "standard error")
+    check_in("told to fail for good", result.err, "standard error")
+    check("failed" not in result.out, f"told twice: {result}")
     box.ctl("watch", 1, check_code=1)
 
 
@@ -104,19 +113,19 @@ def refused_is_5(box):
     box.ctl("hold", job, check_code=5)
     box.ctl("rm", job)
     box.ctl("status", job, check_code=5)
+    check_equal(box.ctl("status", "--json").json["jobs"], [], "jobs")
 
 
 @test
 def interrupted_is_130_and_the_job_goes_on(box):
     box.cluster(workers=1, fake=True)
-    waiting = box.ctl_start("submit", box.job_file(fake_job(box, "step-ms=20", steps=30)), "--wait")
-    box.wait("the job", lambda: box.ctl("status", "--json").json["jobs"])
-    box.wait_running(1)
-    check_equal(waiting.stop(signal.SIGINT), 130, "exit code of submit --wait")
-    watching = box.ctl_start("watch", 1)
-    box.wait("progress", lambda: watching.log)
-    check_equal(watching.stop(signal.SIGINT), 130, "exit code of watch")
-    box.wait_state(1, "done")
+    job = box.submit(fake_job(box, "step-ms=20", steps=60, round_steps=30))
+    box.wait_running(job)
+    for args in (("watch", job), ("logs", job, "-f")):
+        looking = box.ctl_start(*args)
+        box.wait("output", lambda: looking.log)
+        check_equal(looking.stop(signal.SIGINT), 130, f"exit code of {args}")
+    box.wait_state(job, "done")
 
 
 @test
@@ -146,6 +155,8 @@ def wrong_job_files_get_one_sentence(box):
         ({**good, "train": {**good["train"], "batch": 3}, "workers": 2}, "batch"),
         ({**good, "seed": 1.5}, "seed"),
         ({**good, "model": box.dir + "/nowhere"}, "nowhere"),
+        ({**good, "model": box.data()}, "unet/config.json"),
+        ({**good, "data": box.model()}, "captions.jsonl"),
         ({**good, "after": [99]}, "99"),
         ({k: v for k, v in good.items() if k != "model"}, "'model'"),
         ({k: v for k, v in good.items() if k != "recipe"}, "recipe"),
@@ -161,14 +172,38 @@ def wrong_job_files_get_one_sentence(box):
 
 
 @test
-def dry_run_changes_nothing(box):
+def dry_run_needs_no_npod(box):
+    start = time.monotonic()
+    box.ctl("submit", box.job_file(fake_job(box)), "--dry-run", connect=False)
+    box.ctl("submit", box.job_file(fake_job(box)), "--dry-run", "--from", "3@2", connect=False)
+    wrong = fake_job(box, train={"lr": "fast"})
+    box.ctl("submit", box.job_file(wrong), "--dry-run", connect=False, check_code=2)
+    check(time.monotonic() - start < 4, "a dry run waited for npod")
+
+
+@test
+def dry_run_counts_what_npod_expands(box):
     box.npod()
-    result = box.ctl("submit", box.job_file(fake_job(box, workers=2)), "--dry-run")
-    check_in("generate", result.out, "plan")
-    check_equal(box.ctl("status", "--json").json["jobs"], [], "jobs after a dry run")
-    wrong = fake_job(box)
-    wrong["train"]["lr"] = "fast"
-    box.ctl("submit", box.job_file(wrong), "--dry-run", check_code=2)
+    jobs = [fake_job(box), fake_job(box, steps=7, workers=2, preview_rounds=3),
+            fake_job(box, steps=6, workers=2, pipeline="fused", preview_rounds=1),
+            fake_job(box, steps=5, round_steps=5, staleness=1),
+            {"recipe": "sample", "model": box.model(), "prompts": ["x"]},
+            {"recipe": "diffusion", "model": box.model(), "data": box.data(), "workers": 2,
+             "preview_rounds": 2, "train": {"steps": 450, "batch": 4}},
+            {"recipe": "classifier", "data": box.data(), "train": {"steps": 250}},
+            {"recipe": "evaluate", "model": box.model(), "negative": box.model(2), "workers": 3,
+             "prompts": ["x"], "evaluate": {"classifier": box.model(), "data": box.data()}},
+            {"recipe": "export", "model": box.model(), "negative": box.model(2)}]
+    for spec in jobs:
+        path = box.job_file(spec)
+        planned = box.ctl("submit", path, "--dry-run", "--json").json
+        accepted = box.ctl("submit", path, "--json").json
+        check_equal(planned["tasks"], accepted["tasks"], f"tasks of {spec}")
+        check_equal(sum(k["tasks"] for k in planned["kinds"]), planned["tasks"], "sum of the kinds")
+        kinds = {}
+        for task in box.status(accepted["job"])["tasks"]:
+            kinds[task["kind"]] = kinds.get(task["kind"], 0) + 1
+        check_equal({k["kind"]: k["tasks"] for k in planned["kinds"]}, kinds, f"kinds of {spec}")
 
 
 @test
@@ -199,17 +234,44 @@ def paths_are_imported_once(box):
     check_equal(box.ctl("import", box.model(), "--json").json["artifact"], model["artifact"], "hash")
 
 
+@test
+def job_file_from_standard_input(box):
+    box.npod()
+    with open(box.job_file(fake_job(box))) as file:
+        done = subprocess.run(box.ctl_args("submit", "-", "--id-only"), stdin=file, capture_output=True,
+                              env=box.environment())
+    check_equal((done.returncode, done.stdout), (0, b"1\n"), "outcome")
+
+
 # ---- what it prints ----
 
 @test
-def json_has_the_documented_shape(box):
+def json_is_as_documented(box):
     box.cluster(workers=1, fake=True)
+    spec = box.job_file(fake_job(box))
     job = box.submit(fake_job(box))
     box.wait_state(job, "done")
-    jobs = box.ctl("status", "--json").json["jobs"]
-    check_equal(len(jobs), 1, "jobs")
+    with open(PAGE) as file:
+        rows = dict(re.findall(r"^\| `([^`]+ --json)` \| (.*) \|$", file.read(), re.M))
+    answers = {
+        "status --json": box.ctl("status", "--json").json,
+        "status JOB --json": box.status(job),
+        "workers --json": box.ctl("workers", "--json").json,
+        "submit --json": box.ctl("submit", spec, "--json").json,
+        "submit --dry-run --json": box.ctl("submit", spec, "--dry-run", "--json").json,
+        "import --json": box.ctl("import", spec, "--json").json,
+        "get JOB --json": box.ctl("get", job, "--json").json[0],
+    }
+    check_equal(set(rows), set(answers), "rows of the page")
+    for command, answer in answers.items():
+        keys = set(re.findall(r"`(\w+)`", rows[command])) - {"file", "folder"}
+        found = set(answer)
+        if "kinds" in answer:
+            found |= set(answer["kinds"][0])
+        check_equal(keys, found, f"keys of {command}")
+    jobs = answers["status --json"]["jobs"]
     check(JOB_KEYS - {"spec"} <= set(jobs[0]), f"missing in status: {JOB_KEYS - set(jobs[0])}")
-    whole = box.status(job)
+    whole = answers["status JOB --json"]
     check(JOB_KEYS <= set(whole["job"]), f"missing in status JOB: {JOB_KEYS - set(whole['job'])}")
     check({"id", "kind", "round", "shard", "state", "attempt", "failures", "worker", "error"}
           <= set(whole["tasks"][0]), f"keys of a task: {set(whole['tasks'][0])}")
@@ -234,7 +296,7 @@ def plain_output_without_a_terminal(box):
 @test
 def logs_show_and_follow(box):
     box.cluster(workers=1, fake=True)
-    job = box.submit(fake_job(box, "step-ms=20", steps=20))
+    job = box.submit(fake_job(box, "step-ms=20", steps=20, round_steps=10))
     following = box.ctl_start("logs", job, "-f")
     box.wait_state(job, "done")
     check_equal(following.wait(), 0, "exit code of logs -f")
@@ -243,13 +305,18 @@ def logs_show_and_follow(box):
 
 
 @test
-def every_command_has_help_with_an_example(box):
+def every_command_has_help_with_an_example_that_works(box):
     overview = box.ctl("help", connect=False).out
     for command in COMMANDS:
         check_in(command, overview, "help")
         text = box.ctl(command, "--help", connect=False).out
-        check_in("npoctl " + command, text, f"help of {command}")
-        check_in("Example", text, f"help of {command}")
+        program, *args = shlex.split(text.rpartition("Example:")[2])
+        check_equal((program, args[0]), ("npoctl", command), "example")
+        # Reads the options, and leaves.
+        box.ctl(*args, "--print-config", connect=False)
+        for path in args:
+            check(not path.startswith(("models/", "/usr/")) or os.path.exists(os.path.join(ROOT, path)),
+                  f"example of {command}: there is no {path}")
     for program in (box.programs.npod, box.programs.npoworker):
         text = box.start("help", program, "--help")
         check_equal(text.wait(), 0, f"exit code of {program} --help")
@@ -267,6 +334,69 @@ def settings_flag_over_environment_over_file(box):
                 "state")
     check_equal(shown("--config", file, "--state", "/from-flag", env={"NPO_STATE": "/x"}), "/from-flag",
                 "state")
+
+
+@test
+def a_reader_that_leaves_gets_no_error(box):
+    box.npod()
+    box.submit(fake_job(box))
+    for args in (["status"], ["status", 1], ["workers"], ["get", 1], ["help"], ["submit", "--help-job"]):
+        command = [box.programs.npoctl, *map(str, args)] if args[0] in ("help", "submit") else \
+            box.ctl_args(*args)
+        left, pipe = os.pipe()
+        os.close(left)
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, env=box.environment())
+        os.close(pipe)
+        check_equal((done.returncode, done.stderr), (-signal.SIGPIPE, b""), f"outcome of {args}")
+
+
+@test
+def a_full_disk_is_1(box):
+    box.npod()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(box.ctl_args("status", "--json"), stdout=full, stderr=subprocess.PIPE,
+                              env=box.environment())
+    check_equal(done.returncode, 1, "exit code")
+    check_in("npoctl: cannot", done.stderr.decode(), "sentence")
+
+
+# ---- a terminal ----
+
+@test
+def watch_paints_on_a_terminal(box):
+    box.cluster(workers=1, fake=True)
+    job = box.submit(fake_job(box, "step-ms=20", steps=40, round_steps=20))
+    terminal = Terminal(box, "watch", job, columns=60)
+    check_equal(terminal.wait(), 0, "exit code")
+    text = terminal.text.decode()
+    check_in("\x1b[K", text, "output")
+    check_in("step 40/40", text, "output")
+    for line in re.split(r"\r?\n", re.sub(r"\x1b\[\d*[A-Z]", "", text)):
+        check(len(line) <= 60, f"a line of {len(line)} columns: {line!r}")
+
+
+@test
+def ctrl_c_on_a_terminal_leaves_the_job(box):
+    box.cluster(workers=1, fake=True)
+    spec = box.job_file(fake_job(box, "step-ms=20", steps=100, round_steps=50))
+    terminal = Terminal(box, "submit", spec, "--wait")
+    terminal.wait_text(r"running")
+    os.write(terminal.fd, b"\x03")
+    check_equal(terminal.wait(), 130, "exit code")
+    check_in("npoctl watch 1", terminal.text.decode(), "output")
+    check(box.job(1)["state"] in ("running", "done"), "the job did not go on")
+    box.wait_state(1, "done")
+
+
+@test
+def tables_fit_the_terminal(box):
+    box.npod()
+    box.submit(fake_job(box, "with a rather long name that nobody wants to read to its end"))
+    terminal = Terminal(box, "status", columns=80)
+    check_equal(terminal.wait(), 0, "exit code")
+    for line in terminal.text.decode().splitlines():
+        check(len(line) <= 80, f"a line of {len(line)} columns: {line!r}")
+    check("\x1b" not in terminal.text.decode(), "a table with escape sequences")
 
 
 # ---- results ----
@@ -292,67 +422,64 @@ def get_and_export_write_files(box):
 
 
 @test
-def rm_forgets_a_job(box):
-    box.cluster(workers=1, fake=True)
-    job = box.submit(fake_job(box))
-    box.wait_state(job, "done")
-    box.ctl("rm", job)
-    check_equal(box.ctl("status", "--json").json["jobs"], [], "jobs")
-
-
-# ---- up and down ----
-
-def up_environment(box):
-    """`npoctl up` finds npod and npoworker beside itself, or by PATH."""
-    folders = {os.path.dirname(p) for p in (box.programs.npod, box.programs.npoworker)}
-    return {"PATH": ":".join([*folders, os.environ["PATH"]])}
-
-
-@test
-def up_in_the_foreground_stops_with_ctrl_c(box):
-    up = box.ctl_start("up", "--workers", 2, env=up_environment(box))
-    box.wait_ready(up)
-    box.wait("two workers", lambda: [w["state"] for w in box.workers().values()] == ["idle"] * 2)
-    second = box.ctl("up", "--workers", 1, check_code=None, env=up_environment(box))
-    check(second.code != 0 and box.state in second.err, f"expected a refusal: {second}")
-    code = up.stop(signal.SIGINT)
-    check(code in (0, 130), f"exit code of up: {code}")
-    check_equal(box.find_processes(), {}, "left running")
+def sample_fetches_images(box):
+    box.npod()
+    box.worker("w1")
+    out = box.dir + "/images"
+    box.ctl("sample", "--model", box.model(), "-p", "a photo of a bag", "-c", 2, "--steps", 2, "--out", out)
+    names = sorted(os.listdir(out))
+    check_equal(names, ["grid.png", "image-00000.png", "image-00001.png"], "files")
+    other = box.ctl("sample", "--model", box.model(), "-p", "a photo of a bag", "-c", 2, "--steps", 2, "-s", 5,
+                    "--out", out, check_code=2)
+    check_in(f"'{out}' exists already and is something else", other.err, "sentence")
+    check_in("'npoctl get 2 --out DIR'", other.err, "what to do")
+    box.ctl("sample", "-p", "x", check_code=2)
+    box.ctl("sample", "--negative", 77, "-p", "x", check_code=5)
 
 
 @test
-def up_detached_and_down(box):
-    box.ctl("up", "--workers", 2, "-d", env=up_environment(box))
-    box.wait("two workers", lambda: [w["state"] for w in box.workers().values()] == ["idle"] * 2)
-    job = box.submit(box.self_npo())
-    box.wait_state(job, "done")
-    box.ctl("down")
-    check_equal(box.find_processes(), {}, "left running")
-    box.ctl("up", "--workers", 1, "-d", env=up_environment(box))
-    check_equal(box.job(job)["state"], "done", "state of the job after up again")
-    box.ctl("down")
-    box.ctl("down", check_code=None)
-
-
-@test
-def up_that_is_killed_leaves_nothing_running(box):
-    up = box.ctl_start("up", "--workers", 1, env=up_environment(box))
-    box.wait_ready(up)
-    box.wait("a worker", box.workers)
-    up.kill()
-    box.wait("all to end", lambda: not box.find_processes())
-
-
-@test
-def up_starts_a_worker_again(box):
-    up = box.ctl_start("up", "--workers", 1, env=up_environment(box))
-    box.wait_ready(up)
-    box.wait("a worker", lambda: [w["state"] for w in box.workers().values()] == ["idle"])
-    worker, = [pid for pid, line in box.find_processes().items()
-               if "npoworker" in line and "--executor" not in line]
-    os.kill(worker, signal.SIGKILL)
+def sample_with_the_network_of_a_job(box):
+    box.npod()
+    box.worker("w1")
     job = box.submit(box.self_npo(workers=1))
     box.wait_state(job, "done")
+    for negative in (str(job), f"{job}@2"):
+        out = f"{box.dir}/images-{negative}"
+        box.ctl("sample", "-n", negative, "-p", "a photo of a bag", "-c", 1, "--steps", 2, "--out", out)
+        check(os.path.exists(out + "/grid.png"), "no grid.png")
+    box.ctl("export", f"{job}@2", box.dir + "/at2")
+    box.ctl("export", job, box.dir + "/last")
+    check(harness.tree_hash(box.dir + "/at2") != harness.tree_hash(box.dir + "/last"),
+          "step 2 and the last step gave the same network")
+
+
+@test
+def evaluate_measures_and_fetches_the_report(box):
+    box.npod()
+    box.worker("w1")
+    model, data, out = box.dir + "/model28", box.dir + "/data28", box.dir + "/report"
+    tiny_model.make(model, size=28)
+    tiny_model.make_data(data, count=60, size=28, labels=10)
+    prompts = box.write("prompts.txt", "".join(f"a photo of a {i}\n" for i in range(10)))
+    classifier = box.submit({"recipe": "classifier", "data": data, "round_steps": 2,
+                             "train": {"steps": 2, "batch": 8, "warmup_steps": 0}})
+    job = box.submit({**box.self_npo(steps=2, workers=1), "model": model, "prompts": prompts})
+    box.wait_state(classifier, "done")
+    box.wait_state(job, "done")
+    given = ["-m", model, "-n", job, "--classifier", classifier, "--data", data, "--prompts", prompts]
+    result = box.ctl("evaluate", *given, "--samples", 2, "--scales", "1,1.5", "--betas", "0.5",
+                     "--seeds", "3", "--out", out)
+    with open(out + "/metrics.json") as file:
+        found = {(c["scale"], c["beta"], c["seed"]) for c in json.load(file)["cells"]}
+    check((1.5, 0.5, 3) in found and {(g, s) for g, _, s in found} == {(1, 3), (1.5, 3)}, f"cells: {found}")
+    check(os.path.getsize(out + "/report.html") > 1000, "report.html is empty")
+    table = box.ctl("evaluate", "--show", out, connect=False).out
+    check_in("1.5", table, "table")
+    check(result.out.endswith(table), f"expected the table at the end: {result}")
+    for args, part in ((given[:6], "--data"), ([*given, "--scales", "1,x"], "--scales"),
+                       ([*given, "--samples", 1], "--samples"), (["--show", data], "metrics.json")):
+        check_in(part, box.ctl("evaluate", *args, check_code=2).err, f"error for {args}")
+    box.ctl("evaluate", *given[:3], 77, *given[4:], check_code=5)
 
 
 harness.main()

@@ -173,9 +173,6 @@ def sample_with_the_negative_network(box):
     check_equal([n for n in names if n.startswith("image-")], [f"image-{i:05}.png" for i in range(6)],
                 "images")
     check_in("grid.png", names, "images")
-    box.ctl("sample", "--model", box.model(), "--negative", job, "--prompt", tiny_model.PROMPTS[0],
-            "--count", 2, "--steps", 3, "--out", box.dir + "/sampled")
-    check(len(os.listdir(box.dir + "/sampled")) >= 2, "npoctl sample wrote no images")
 
 
 @test
@@ -204,8 +201,6 @@ def evaluation_of_any_number_of_workers_is_equal(box):
         check(os.path.getsize(f"{box.dir}/report{number}/report.html") > 1000, "report.html is empty")
     for key in ("cells", "best", "offset"):
         check_equal(made[1][key], made[0][key], f"{key} of one worker and of two")
-    shown = box.ctl("evaluate", "--show", f"{box.dir}/report{alone}").out
-    check_in("1.5", shown, "table")
 
 
 @test

@@ -291,7 +291,7 @@ static npo_err outputs_of_sample(fake *self)
 
 static npo_err outputs_of_export(fake *self)
 {
-    static const char *const files[] = {"model_index.json", "unet/config.json",
+    static const char *const files[] = {"unet/config.json",
                                         "unet/diffusion_pytorch_model.safetensors", NULL};
     return write_folder(self, "model", files);
 }

@@ -3,7 +3,7 @@
 
 #include "common/file.h"
 #include "ctl/command.h"
-#include "ctl/help.h"
+#include "ctl/commands/help.h"
 
 #include <stdio.h>
 #include <string.h>

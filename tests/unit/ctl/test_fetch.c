@@ -1,7 +1,7 @@
 #include "tests/unit/cmocka.h"
 
-#include "ctl/fetch.h"
-#include "ctl/made_job.h"
+#include "ctl/job/fetch.h"
+#include "ctl/job/made_job.h"
 
 static void test_fetch_knows_internal_outputs(void **state)
 {

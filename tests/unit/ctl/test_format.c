@@ -1,6 +1,6 @@
 #include "tests/unit/cmocka.h"
 
-#include "ctl/format.h"
+#include "ctl/text/format.h"
 
 #include <math.h>
 #include <stdlib.h>

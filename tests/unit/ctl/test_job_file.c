@@ -1,7 +1,7 @@
 #include "tests/unit/cmocka.h"
 #include "tests/unit/ctl/folder.h"
 
-#include "ctl/job_file.h"
+#include "ctl/job/job_file.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -120,6 +120,14 @@ static void test_job_file_refuses_bad_files_and_sets(void **state)
                    "'model' is not an object");
 }
 
+static void make_model(const char *dir)
+{
+    char *unet = npo_file_join(dir, "unet");
+    assert_int_equal(npo_file_make_dirs(unet, NULL), NPO_OK);
+    folder_write(unet, "config.json", "{}");
+    free(unet);
+}
+
 static void test_job_file_check_wants_paths_that_exist(void **state)
 {
     cJSON *json = NULL;
@@ -131,13 +139,42 @@ static void test_job_file_check_wants_paths_that_exist(void **state)
     assert_int_equal(npo_job_file_check(json, &job, &error), NPO_E_NOT_FOUND);
     snprintf(expected, sizeof expected, "model: '%s' does not exist", model);
     assert_string_equal(error.text, expected);
-    assert_int_equal(npo_file_make_dirs(model, NULL), NPO_OK);
+    make_model(model);
     assert_int_equal(npo_job_file_check(json, &job, &error), NPO_E_NOT_FOUND);
     cJSON_DeleteItemFromObject(json, "negative");
     assert_int_equal(npo_job_file_check(json, &job, &error), NPO_OK);
     assert_string_equal(job.model.path, model);
     free(model);
     cJSON_Delete(json);
+}
+
+static void expect_unfit(const char *text, const char *sentence)
+{
+    npo_job job;
+    npo_error error = {0};
+    cJSON *json = cJSON_Parse(text);
+    assert_int_equal(npo_job_file_check(json, &job, &error), NPO_E_NOT_FOUND);
+    if (!strstr(error.text, sentence))
+        fail_msg("found '%s', expected '%s'", error.text, sentence);
+    cJSON_Delete(json);
+}
+
+static void test_job_file_check_knows_what_paths_stand_for(void **state)
+{
+    char text[700], *model = npo_file_join(*state, "m");
+    make_model(model);
+    snprintf(text, sizeof text, "{\"recipe\": \"sample\", \"model\": \"%s\", \"prompts\": [\"a\"]}",
+             (char *)*state);
+    expect_unfit(text, "expected a pipeline in diffusers layout with unet/config.json");
+    snprintf(text, sizeof text,
+             "{\"recipe\": \"classifier\", \"data\": \"%s\", \"train\": {\"steps\": 1}}", model);
+    expect_unfit(text, "data: found '");
+    snprintf(text, sizeof text,
+             "{\"recipe\": \"evaluate\", \"model\": \"%s\", \"negative\": \"%s\", \"prompts\": "
+             "[\"a\"], \"evaluate\": {\"classifier\": \"%s\", \"data\": \"%s\"}}",
+             model, model, model, model);
+    expect_unfit(text, "evaluate.data: found '");
+    free(model);
 }
 
 static void test_job_file_check_bounds_the_size(void **state)
@@ -168,6 +205,7 @@ int main(void)
         IN_FOLDER(test_job_file_refuses_bad_prompt_files),
         IN_FOLDER(test_job_file_refuses_bad_files_and_sets),
         IN_FOLDER(test_job_file_check_wants_paths_that_exist),
+        IN_FOLDER(test_job_file_check_knows_what_paths_stand_for),
         cmocka_unit_test(test_job_file_check_bounds_the_size),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,6 @@
 #include "tests/unit/cmocka.h"
 
-#include "ctl/metrics.h"
+#include "ctl/text/metrics.h"
 
 static void test_metrics_print_cells_and_best(void **state)
 {

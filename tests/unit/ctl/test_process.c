@@ -1,7 +1,7 @@
 #include "tests/unit/cmocka.h"
 #include "tests/unit/ctl/folder.h"
 
-#include "ctl/process.h"
+#include "ctl/cluster/process.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -1,6 +1,6 @@
 #include "tests/unit/cmocka.h"
 
-#include "ctl/progress.h"
+#include "ctl/text/progress.h"
 
 #include <math.h>
 #include <string.h>
@@ -95,9 +95,15 @@ static void test_progress_line_of_every_state(void **state)
     expect_line("{\"id\": 5, \"state\": \"done\"}", "job 5 done");
     expect_line("{\"id\": 6, \"state\": \"running\", \"tasks\": {\"done\": 1, \"running\": 1}}",
                 "job 6 running: waiting for a task, task 1/2");
+    expect_line("{\"id\": 8, \"state\": \"running\", \"reason\": \"waits for 1 of its workers\", "
+                "\"loss\": 1, \"tasks\": {\"done\": 1, \"pending\": 1}}",
+                "job 8 running: waiting for a task, task 1/2, waits for 1 of its workers");
     expect_line("{\"id\": 7, \"state\": \"running\", \"round\": 6, \"rounds\": 6, \"step\": 9, "
                 "\"steps\": 9, \"phase\": \"export\"}",
                 "job 7 running: round 6/6, export, step 9/9");
+    expect_line("{\"id\": 7, \"state\": \"running\", \"round\": 6, \"rounds\": 6, \"step\": 9, "
+                "\"steps\": 9, \"phase\": \"evaluate\", \"tasks\": {\"done\": 4, \"pending\": 2}}",
+                "job 7 running: round 6/6, evaluate, task 4/6");
 }
 
 static void test_progress_short_counts_steps_or_tasks(void **state)

@@ -1,6 +1,6 @@
 #include "tests/unit/cmocka.h"
 
-#include "ctl/restart.h"
+#include "ctl/cluster/restart.h"
 
 static void test_restart_backs_off_and_gives_up(void **state)
 {

@@ -1,7 +1,7 @@
 #include "tests/unit/cmocka.h"
 #include "tests/unit/ctl/folder.h"
 
-#include "ctl/state.h"
+#include "ctl/cluster/state.h"
 
 #include <signal.h>
 #include <sys/stat.h>

@@ -1,6 +1,6 @@
 #include "tests/unit/cmocka.h"
 
-#include "ctl/table.h"
+#include "ctl/text/table.h"
 
 static const npo_table_column columns[] = {
     {"JOB", true}, {"NAME", false}, {"LOSS", true}, {"REASON", false}};

@@ -32,9 +32,9 @@ static void test_address_derives_bulk_and_hints(void **state)
 static void test_address_refuses_what_nobody_can_listen_on(void **state)
 {
     static const char *const bad[] = {
-        "",          "npod.sock",       "ipc://",         "ipc:///a/npod", "ipc://.sock",
-        "tcp://",    "tcp://host",      "tcp://:7000",    "tcp://h:",      "tcp://h:0",
-        "tcp://h:65534", "tcp://h:7x",  "tcp://h:-1",     "http://h:80",
+        "",           "npod.sock",   "ipc://",   "ipc:///a/npod", "ipc://.sock",   "tcp://",
+        "tcp://host", "tcp://:7000", "tcp://h:", "tcp://h:0",     "tcp://h:65534", "tcp://h:7x",
+        "tcp://h:-1", "http://h:80",
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         char address[NPO_ADDRESS_SIZE];

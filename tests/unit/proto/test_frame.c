@@ -54,8 +54,13 @@ static void test_frame_encodes_golden_bytes(void **state)
 
 static void test_frame_reply_sets_bit_7(void **state)
 {
-    npo_frame frame = {.id = NPO_MESSAGE_PULL, .is_reply = true, .boot = 1, .request = 2,
-                       .epoch = 3, .json = "{}", .json_len = 2};
+    npo_frame frame = {.id = NPO_MESSAGE_PULL,
+                       .is_reply = true,
+                       .boot = 1,
+                       .request = 2,
+                       .epoch = 3,
+                       .json = "{}",
+                       .json_len = 2};
     uint8_t bytes[34];
     assert_int_equal(npo_frame_encode(&frame, bytes, sizeof bytes, NULL), NPO_OK);
     assert_int_equal(bytes[3], 0x83);
@@ -146,7 +151,8 @@ static void test_frame_survives_random_damage(void **state)
     for (int round = 0; round < 200000; round++) {
         size_t which = draw(&seed) % GOLDEN_COUNT, len = golden[which].len;
         len = draw(&seed) % 4 ? len : draw(&seed) % (len + 1);
-        uint8_t *bytes = malloc(len ? len : 1); /* its own block, so that a sanitizer sees every overrun */
+        uint8_t *bytes =
+            malloc(len ? len : 1); /* its own block, so that a sanitizer sees every overrun */
         assert_non_null(bytes);
         memcpy(bytes, golden[which].bytes, len);
         for (uint64_t n = draw(&seed) % 4; len > 0 && n > 0; n--)
@@ -170,7 +176,8 @@ static void test_frame_parse_refuses_what_is_no_object(void **state)
     static const struct {
         const char *json;
         npo_err err;
-    } cases[] = {{"[]", NPO_E_TYPE}, {"", NPO_E_FORMAT}, {"{", NPO_E_FORMAT}, {"{}x", NPO_E_FORMAT}};
+    } cases[] = {
+        {"[]", NPO_E_TYPE}, {"", NPO_E_FORMAT}, {"{", NPO_E_FORMAT}, {"{}x", NPO_E_FORMAT}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         npo_frame frame = {
             .id = NPO_MESSAGE_INFO, .json = cases[i].json, .json_len = strlen(cases[i].json)};

@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define HASH_A "00112233445566778899aabbccddeeff"
-#define FILE_A(path) "{\"hash\":\"" HASH_A "\",\"path\":\"" path "\",\"size\":7}"
+#define HASH_A          "00112233445566778899aabbccddeeff"
+#define FILE_A(path)    "{\"hash\":\"" HASH_A "\",\"path\":\"" path "\",\"size\":7}"
 #define MANIFEST(files) "{\"files\":[" files "],\"format\":\"npo-manifest-1\"}"
 
 static char dir[64];
@@ -34,6 +34,37 @@ static void put(const char *name, const char *text)
     assert_int_equal(npo_file_write(path, text, strlen(text), 0644, NULL), NPO_OK);
     free(parent);
     free(path);
+}
+
+static void test_manifest_of_a_pipeline_leaves_out_what_is_beside_it(void **state)
+{
+    static const char *const expected[] = {"model_index.json", "unet/config.json",
+                                           "unet/sub/weights"};
+    npo_manifest manifest = {0};
+    put("model_index.json", "{\"_class_name\": \"x\", \"unet\": [\"a\", \"b\"]}");
+    put("unet/config.json", "{}");
+    put("unet/sub/weights", "1");
+    put("unet.ckpt", "1");
+    put("job.json", "{}");
+    put("classifier/model.safetensors", "1");
+    put("_class_name/x", "1");
+    assert_int_equal(npo_manifest_build(dir, &manifest, NULL), NPO_OK);
+    assert_int_equal(manifest.count, 3);
+    for (size_t i = 0; i < manifest.count; i++)
+        assert_string_equal(manifest.files[i].path, expected[i]);
+    npo_manifest_fini(&manifest);
+}
+
+static void test_manifest_refuses_a_broken_model_index(void **state)
+{
+    npo_manifest manifest = {0};
+    npo_error error = {0};
+    put("model_index.json", "{");
+    put("unet/config.json", "{}");
+    assert_int_not_equal(npo_manifest_build(dir, &manifest, &error), NPO_OK);
+    assert_non_null(strstr(error.text, "model_index.json"));
+    put("model_index.json", "[[]]");
+    assert_int_equal(npo_manifest_build(dir, &manifest, &error), NPO_E_TYPE);
 }
 
 /* The hashes are python-xxhash's, the order and form docs/protocol.md's. */
@@ -93,7 +124,8 @@ static void test_manifest_refuses_what_it_would_not_write(void **state)
         {MANIFEST(FILE_A("a/")), "leaves the folder"},
         {" " MANIFEST(FILE_A("a")), "not in canonical form"},
         {"{\"format\":\"npo-manifest-1\",\"files\":[" FILE_A("a") "]}", "not in canonical form"},
-        {"{\"files\":[" FILE_A("a") "],\"format\":\"npo-manifest-2\"}", "expected 'npo-manifest-1'"},
+        {"{\"files\":[" FILE_A("a") "],\"format\":\"npo-manifest-2\"}",
+         "expected 'npo-manifest-1'"},
         {"{\"files\":[" FILE_A("a") "]}", "missing key 'm.format'"},
         {"{\"files\":{},\"format\":\"npo-manifest-1\"}", "expected a list"},
         {"{\"files\":[" FILE_A("a") "],\"format\":\"npo-manifest-1\",\"more\":1}", "unknown key"},
@@ -186,6 +218,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         FOLDER_TEST(test_manifest_of_a_folder_is_canonical),
+        FOLDER_TEST(test_manifest_of_a_pipeline_leaves_out_what_is_beside_it),
+        FOLDER_TEST(test_manifest_refuses_a_broken_model_index),
         FOLDER_TEST(test_manifest_text_survives_reading),
         FOLDER_TEST(test_manifest_refuses_what_it_would_not_write),
         FOLDER_TEST(test_manifest_is_told_from_other_files),

@@ -18,8 +18,9 @@ static void test_scheduler_gang_is_all_or_nothing(void **state)
     assert_false(rig_pull(&rig, &a));
     assert_false(rig_pull(&rig, &b));
     assert_string_equal(rig_state(&rig, job), "pending");
-    assert_string_equal(rig_reason(&rig, job), "needs 3 workers, 2 of 2 match its constraints");
+    assert_string_equal(rig_reason(&rig, job), "needs 3 workers, there are 2");
     rig_worker c = rig_hello(&rig, 3, "c", "c");
+    assert_string_equal(rig_reason(&rig, job), "starts when its workers ask for work");
     assert_true(rig_pull(&rig, &b));
     assert_true(rig_pull(&rig, &c));
     assert_true(rig_pull(&rig, &a));
@@ -138,7 +139,7 @@ static void test_scheduler_reserves_for_the_first_and_backfills_behind_it(void *
     int64_t longer = rig_submit(&rig, SAMPLE ",\"time_limit_s\":101");
     /* b is kept for the big job, which can begin in 100 s at the latest. */
     assert_false(rig_pull(&rig, &b));
-    assert_string_equal(rig_reason(&rig, big), "needs 2 workers, 1 are free");
+    assert_string_equal(rig_reason(&rig, big), "needs 2 workers, 1 is free");
     assert_string_equal(rig_reason(&rig, endless),
                         "waits behind a job of higher priority, or one submitted earlier");
     int64_t shorter = rig_submit(&rig, SAMPLE ",\"time_limit_s\":99");
@@ -217,7 +218,7 @@ static void test_scheduler_constraints_choose_workers(void **state)
     assert_int_equal(a.job, here);
     rig_done(&rig, &a);
     assert_false(rig_pull(&rig, &a));
-    assert_string_equal(rig_reason(&rig, gpu), "needs 1 workers, 0 of 1 match its constraints");
+    assert_string_equal(rig_reason(&rig, gpu), "needs 1 worker, 0 of 1 match its constraints");
     assert_string_equal(rig_state(&rig, other), "pending");
     rig_close(&rig);
 }

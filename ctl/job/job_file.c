@@ -1,0 +1,303 @@
+#include "ctl/job/job_file.h"
+
+#include "common/bounds.h"
+#include "common/file.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { KEY_SIZE = 64 };
+
+#define DATA_FILES                                                                                 \
+    {                                                                                              \
+        "train-images-idx3-ubyte.gz", "train-images-idx3-ubyte", "captions.jsonl"                  \
+    }
+#define DATA_EXPECTED "a folder with train-images-idx3-ubyte[.gz] or captions.jsonl"
+
+static npo_err no_memory(npo_error *error)
+{
+    return npo_error_set(error, NPO_E_NOMEM, "cannot read the job file: out of memory");
+}
+
+/* ---- members by dotted key ---- */
+
+typedef struct {
+    cJSON *parent; /* object that holds the member */
+    cJSON *item;   /* NULL where there is none */
+    char key[KEY_SIZE];
+} place;
+
+/* False where a section on the way is missing or is no object. */
+static bool find_place(cJSON *json, const char *dotted, place *ret_place)
+{
+    const char *dot = strchr(dotted, '.');
+    cJSON *parent = json;
+    if (dot) {
+        char section[KEY_SIZE];
+        snprintf(section, sizeof section, "%.*s", (int)(dot - dotted), dotted);
+        parent = cJSON_GetObjectItemCaseSensitive(json, section);
+    }
+    if (!cJSON_IsObject(parent))
+        return false;
+    ret_place->parent = parent;
+    snprintf(ret_place->key, sizeof ret_place->key, "%s", dot ? dot + 1 : dotted);
+    ret_place->item = cJSON_GetObjectItemCaseSensitive(parent, ret_place->key);
+    return true;
+}
+
+/* The path a member names ("p" or {"path": "p"}), or NULL. */
+static const char *path_at(cJSON *json, const char *dotted)
+{
+    place at;
+    if (!find_place(json, dotted, &at))
+        return NULL;
+    return cJSON_IsObject(at.item) ? npo_json_string(at.item, "path", NULL)
+                                   : cJSON_GetStringValue(at.item);
+}
+
+static npo_err replace(cJSON *json, const char *dotted, cJSON *item_take, npo_error *error)
+{
+    place at;
+    if (!item_take || !find_place(json, dotted, &at) ||
+        !cJSON_ReplaceItemInObjectCaseSensitive(at.parent, at.key, item_take)) {
+        cJSON_Delete(item_take);
+        return no_memory(error);
+    }
+    return NPO_OK;
+}
+
+/* ---- paths ---- */
+
+static npo_err make_absolute(cJSON *json, const char *dotted, const char *dir, npo_error *error)
+{
+    const char *path = path_at(json, dotted);
+    if (!path || !*path || path[0] == '/')
+        return NPO_OK;
+    char *absolute = npo_file_join(dir, path);
+    cJSON *item = absolute ? cJSON_CreateString(absolute) : NULL;
+    free(absolute);
+    return replace(json, dotted, item, error);
+}
+
+/* One prompt a line; empty lines are no prompts. */
+static npo_err split_lines(char *text, cJSON *list, npo_error *error)
+{
+    char *rest = NULL;
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        size_t len = strlen(line);
+        if (len > 0 && line[len - 1] == '\r')
+            line[len - 1] = '\0';
+        if (*line && !cJSON_AddItemToArray(list, cJSON_CreateString(line)))
+            return no_memory(error);
+    }
+    return NPO_OK;
+}
+
+static npo_err read_prompts(cJSON *json, const char *dir, npo_error *error)
+{
+    NPO_TRY(make_absolute(json, "prompts", dir, error));
+    const char *path = path_at(json, "prompts");
+    npo_buf text = NPO_BUF_INIT;
+    if (!path)
+        return NPO_OK;
+    cJSON *list = cJSON_CreateArray();
+    npo_err err =
+        list ? npo_file_read(path, NPO_JOB_FILE_BYTES_MAX, &text, error) : no_memory(error);
+    if (!err && text.data)
+        err = split_lines(text.data, list, error);
+    if (!err && cJSON_GetArraySize(list) == 0)
+        err = npo_error_set(error, NPO_E_USAGE, "prompts: '%s' holds none", path);
+    if (err)
+        npo_error_prefix(error, err, "prompts");
+    npo_buf_fini(&text);
+    if (!err)
+        return replace(json, "prompts", list, error);
+    cJSON_Delete(list);
+    return err;
+}
+
+npo_err npo_job_file_settle(cJSON *json, const char *dir, npo_error *error)
+{
+    for (const char *const *key = npo_job_path_keys(); *key; key++)
+        NPO_TRY(make_absolute(json, *key, dir, error));
+    return read_prompts(json, dir, error);
+}
+
+/* ---- --set ---- */
+
+static bool is_path_key(const char *key)
+{
+    if (strcmp(key, "prompts") == 0)
+        return true;
+    for (const char *const *known = npo_job_path_keys(); *known; known++)
+        if (strcmp(*known, key) == 0)
+            return true;
+    return false;
+}
+
+static npo_err apply_set(cJSON *json, const char *set, const char *cwd, npo_error *error)
+{
+    char key[KEY_SIZE];
+    const char *equals = strchr(set, '=');
+    if (!equals || equals == set || (size_t)(equals - set) >= sizeof key)
+        return npo_error_set(error, NPO_E_USAGE, "--set '%.80s': expected KEY=VALUE", set);
+    snprintf(key, sizeof key, "%.*s", (int)(equals - set), set);
+    npo_err err = npo_json_set_path(json, key, equals + 1, error);
+    if (err)
+        return npo_error_prefix(error, err, "--set '%.80s'", set);
+    return is_path_key(key) ? make_absolute(json, key, cwd, error) : NPO_OK;
+}
+
+static npo_err apply_sets(cJSON *json, const npo_option_list *sets, npo_error *error)
+{
+    char *cwd = getcwd(NULL, 0);
+    if (!cwd)
+        return npo_error_errno(error, errno, "cannot find the current folder");
+    npo_err err = NPO_OK;
+    for (size_t i = 0; !err && i < sets->count; i++)
+        err = apply_set(json, sets->items[i], cwd, error);
+    free(cwd);
+    return err;
+}
+
+/* ---- loading ---- */
+
+static npo_err load_json(const char *path, cJSON **ret_json, npo_error *error)
+{
+    cJSON *json = NULL;
+    bool is_stdin = strcmp(path, "-") == 0;
+    NPO_TRY(npo_json_load(is_stdin ? "/dev/stdin" : path, NPO_JOB_FILE_BYTES_MAX, &json, error));
+    if (!cJSON_IsObject(json)) {
+        cJSON_Delete(json);
+        return npo_error_set(error, NPO_E_TYPE, "'%s': expected an object", path);
+    }
+    *ret_json = json;
+    return NPO_OK;
+}
+
+static npo_err folder_of(const char *path, char **ret_dir, npo_error *error)
+{
+    char *real = strcmp(path, "-") == 0 ? getcwd(NULL, 0) : realpath(path, NULL);
+    if (!real)
+        return npo_error_errno(error, errno, "cannot find the folder of '%s'", path);
+    if (strcmp(path, "-") != 0) {
+        char *slash = strrchr(real, '/');
+        slash[slash == real] = '\0';
+    }
+    *ret_dir = real;
+    return NPO_OK;
+}
+
+npo_err npo_job_file_load(const char *path, const npo_option_list *sets, cJSON **ret_json,
+                          npo_error *error)
+{
+    cJSON *json = NULL;
+    char *dir = NULL;
+    npo_err err = load_json(path, &json, error);
+    if (!err)
+        err = folder_of(path, &dir, error);
+    if (!err)
+        err = apply_sets(json, sets, error);
+    if (!err)
+        err = npo_job_file_settle(json, dir, error);
+    free(dir);
+    if (err)
+        cJSON_Delete(json);
+    else
+        *ret_json = json;
+    return err;
+}
+
+/* ---- checking and importing ---- */
+
+static npo_err check_size(const cJSON *json, npo_error *error)
+{
+    char *text = cJSON_PrintUnformatted(json);
+    size_t size = text ? strlen(text) : 0;
+    bool printed = text != NULL;
+    cJSON_free(text);
+    if (!printed)
+        return no_memory(error);
+    if (size > NPO_JOB_FILE_BYTES_MAX)
+        return npo_error_set(error, NPO_E_LIMIT,
+                             "the job has %zu bytes with its prompts, expected at most %d", size,
+                             NPO_JOB_FILE_BYTES_MAX);
+    return NPO_OK;
+}
+
+/* What a folder is known by: enough to refuse a wrong path here instead of on a worker. */
+static const struct {
+    const char *key;
+    const char *const files[4]; /* one of them is there */
+    const char *expected;
+} marks[] = {
+    {"model", {"unet/config.json"}, "a pipeline in diffusers layout with unet/config.json"},
+    {"negative", {"unet/config.json"}, "a pipeline in diffusers layout with unet/config.json"},
+    {"data", DATA_FILES, DATA_EXPECTED},
+    {"evaluate.data", DATA_FILES, DATA_EXPECTED},
+};
+
+static bool has_any(const char *dir, const char *const *files)
+{
+    bool found = false;
+    for (; *files && !found; files++) {
+        char *path = npo_file_join(dir, *files);
+        found = !path || npo_file_exists(path); /* out of memory: the worker looks again */
+        free(path);
+    }
+    return found;
+}
+
+static npo_err check_path(const char *key, const char *path, npo_error *error)
+{
+    if (!npo_file_exists(path))
+        return npo_error_set(error, NPO_E_NOT_FOUND, "%s: '%s' does not exist", key, path);
+    for (size_t i = 0; i < NPO_ARRAY_COUNT(marks); i++)
+        if (strcmp(marks[i].key, key) == 0 && !has_any(path, marks[i].files))
+            return npo_error_set(error, NPO_E_NOT_FOUND, "%s: found '%s', expected %s", key, path,
+                                 marks[i].expected);
+    return NPO_OK;
+}
+
+npo_err npo_job_file_check(const cJSON *json, npo_job *ret_job, npo_error *error)
+{
+    NPO_TRY(npo_job_read(json, ret_job, error));
+    NPO_TRY(check_size(json, error));
+    for (const char *const *key = npo_job_path_keys(); *key; key++) {
+        const char *path = path_at((cJSON *)json, *key);
+        if (path)
+            NPO_TRY(check_path(*key, path, error));
+    }
+    return NPO_OK;
+}
+
+static cJSON *artifact_json(const npo_artifact *artifact)
+{
+    char hash[NPO_HASH_TEXT_SIZE];
+    npo_hash_format(&artifact->hash, hash);
+    cJSON *object = cJSON_CreateObject();
+    if (cJSON_AddStringToObject(object, "artifact", hash))
+        return object;
+    cJSON_Delete(object);
+    return NULL;
+}
+
+npo_exit npo_job_file_import(npo_session *session, cJSON *json)
+{
+    npo_error error = {0};
+    for (const char *const *key = npo_job_path_keys(); *key; key++) {
+        npo_artifact artifact;
+        const char *path = path_at(json, *key);
+        if (!path)
+            continue;
+        npo_exit code = npo_session_upload(session, path, &artifact);
+        if (code)
+            return code;
+        if (replace(json, *key, artifact_json(&artifact), &error))
+            return npo_exit_local(&error);
+    }
+    return NPO_EXIT_OK;
+}
