@@ -37,7 +37,8 @@ typedef struct {
     const char *device;
     npo_err (*open)(npo_backend *be, const npo_backend_options *options, npo_error *error);
     void (*close)(npo_backend *be);
-    npo_err (*alloc)(npo_backend *be, size_t bytes, void **ret_memory); /* 64-byte aligned, zeroed */
+    npo_err (*alloc)(npo_backend *be, size_t bytes,
+                     void **ret_memory); /* 64-byte aligned, zeroed */
     void (*release)(npo_backend *be, void *memory);
     /* Bind the calling thread to the device (thread count), and let go. */
     void (*enter)(npo_backend *be);

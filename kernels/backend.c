@@ -17,10 +17,10 @@ npo_err npo_backend_new(const npo_backend_options *options, npo_backend **ret_ba
     for (size_t i = 0; i < sizeof devices / sizeof *devices; i++)
         if (strcmp(options->device, devices[i]->device) == 0)
             be->ops = devices[i];
-    npo_err err = be->ops ? be->ops->open(be, options, error)
-                          : npo_error_set(error, NPO_E_NOT_FOUND,
-                                          "device '%s' is unknown, expected 'cpu'",
-                                          options->device);
+    npo_err err = be->ops
+                      ? be->ops->open(be, options, error)
+                      : npo_error_set(error, NPO_E_NOT_FOUND,
+                                      "device '%s' is unknown, expected 'cpu'", options->device);
     if (err) {
         free(be);
         return err;

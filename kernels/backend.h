@@ -9,9 +9,9 @@
 typedef struct npo_backend npo_backend;
 
 typedef struct {
-    const char *device; /* "cpu" */
-    int threads;        /* cpu threads of this process; 0: all cores */
-    const char *isa;    /* NULL: best of this machine; "avx512", "avx2", "portable" */
+    const char *device;   /* "cpu" */
+    int threads;          /* cpu threads of this process; 0: all cores */
+    const char *isa;      /* NULL: best of this machine; "avx512", "avx2", "portable" */
     const char *products; /* who multiplies matrices: NULL or "auto": by size; "own", "dnnl" */
 } npo_backend_options;
 

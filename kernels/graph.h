@@ -70,8 +70,8 @@ npo_err npo_graph_plan(npo_graph *graph, const npo_plan_options *options, npo_pl
 
 /* ---- running ---- */
 
-/* Memory of an input, output or (after backward) input gradient; NULL for an unknown name. Stable from
- * plan to free. f32 or i32 as recorded. */
+/* Memory of an input, output or (after backward) input gradient; NULL for an unknown name. Stable
+ * from plan to free. f32 or i32 as recorded. */
 void *npo_graph_input_data(npo_graph *graph, const char *name);
 const float *npo_graph_output_data(npo_graph *graph, const char *name, npo_shape *ret_shape);
 const float *npo_graph_input_grad(npo_graph *graph, const char *name);
@@ -79,9 +79,9 @@ const float *npo_graph_input_grad(npo_graph *graph, const char *name);
 /* Forward. params must have the graph's layout (asserted). */
 npo_err npo_graph_forward(npo_graph *graph, const npo_params *params,
                           npo_error *error) NPO_MUST_CHECK;
-/* Backward of the loss after a forward with the same params; ADDS scale * gradient into grads (a set
- * of the same layout), so that micro-batches accumulate. Sums run in a fixed order: same inputs, same
- * thread count give the same bytes. */
+/* Backward of the loss after a forward with the same params; ADDS scale * gradient into grads (a
+ * set of the same layout), so that micro-batches accumulate. Sums run in a fixed order: same
+ * inputs, same thread count give the same bytes. */
 npo_err npo_graph_backward(npo_graph *graph, const npo_params *params, float scale,
                            npo_params *grads, npo_error *error) NPO_MUST_CHECK;
 

@@ -257,10 +257,9 @@ static npo_err shape_upsample(npo_op_desc *desc, npo_error *error)
     const npo_shape *x = &desc->in[0];
     int64_t height = desc->attrs.height, width = desc->attrs.width;
     if (height < x->dims[1] || width < x->dims[2])
-        return npo_error_set(error, NPO_E_RANGE,
-                             "op 'upsample': to %lldx%lld, expected at least %lldx%lld",
-                             (long long)height, (long long)width, (long long)x->dims[1],
-                             (long long)x->dims[2]);
+        return npo_error_set(
+            error, NPO_E_RANGE, "op 'upsample': to %lldx%lld, expected at least %lldx%lld",
+            (long long)height, (long long)width, (long long)x->dims[1], (long long)x->dims[2]);
     desc->out = *x;
     desc->out.dims[1] = height;
     desc->out.dims[2] = width;

@@ -11,8 +11,7 @@ npo_value npo_op_conv2d(npo_graph *g, npo_value x, npo_value weight, npo_value b
 
 npo_value npo_op_linear(npo_graph *g, npo_value x, npo_value weight, npo_value bias)
 {
-    return npo_graph_record(g, NPO_OP_LINEAR, &(npo_op_attrs){0},
-                            (npo_value[]){x, weight, bias});
+    return npo_graph_record(g, NPO_OP_LINEAR, &(npo_op_attrs){0}, (npo_value[]){x, weight, bias});
 }
 
 npo_value npo_op_group_norm(npo_graph *g, npo_value x, npo_value gamma, npo_value beta, int groups,

@@ -1,6 +1,7 @@
 /* The ops a network is recorded with. One row of the op table (kernels/op.def) stands behind each:
- * shape rule, forward, backward, flops. All activations f32, channels last. Parameter shapes are those
- * of the published files. Any argument NPO_VALUE_NONE after a sticky failure is passed through. */
+ * shape rule, forward, backward, flops. All activations f32, channels last. Parameter shapes are
+ * those of the published files. Any argument NPO_VALUE_NONE after a sticky failure is passed
+ * through. */
 #ifndef NPO_KERNELS_OP_H
 #define NPO_KERNELS_OP_H
 
@@ -24,8 +25,8 @@ npo_value npo_op_conv2d(npo_graph *g, npo_value x, npo_value weight, npo_value b
                         npo_conv_options options);
 /* x [..., I], weight [O, I] (or [O,I,1,1]), bias [O] or NONE -> [..., O]. */
 npo_value npo_op_linear(npo_graph *g, npo_value x, npo_value weight, npo_value bias);
-/* x [N,...,C] normalised over each sample's group of C / groups channels, then gamma, beta [C], then act
- * (NONE or SILU). */
+/* x [N,...,C] normalised over each sample's group of C / groups channels, then gamma, beta [C],
+ * then act (NONE or SILU). */
 npo_value npo_op_group_norm(npo_graph *g, npo_value x, npo_value gamma, npo_value beta, int groups,
                             float eps, npo_act act);
 /* Over the last axis; gamma, beta [C]. */
@@ -41,7 +42,8 @@ npo_value npo_op_scale(npo_graph *g, npo_value x, float factor);
 npo_value npo_op_concat(npo_graph *g, npo_value a, npo_value b);
 /* Nearest neighbour to height x width, as torch's interpolate. x [N,H,W,C]. */
 npo_value npo_op_upsample(npo_graph *g, npo_value x, int64_t height, int64_t width);
-/* q [N,Lq,D], k, v [N,Lk,D], D = heads * head_dim, scale 1/sqrt(head_dim); causal: key j <= query i. */
+/* q [N,Lq,D], k, v [N,Lk,D], D = heads * head_dim, scale 1/sqrt(head_dim); causal: key j <= query
+ * i. */
 npo_value npo_op_attention(npo_graph *g, npo_value q, npo_value k, npo_value v, int heads,
                            bool causal);
 /* Same memory, other shape with the same number of elements: [N,H,W,C] <-> [N,H*W,C]. */
@@ -55,8 +57,9 @@ npo_value npo_op_add_rows(npo_graph *g, npo_value x, npo_value p);
 /* 2x2 windows, stride 2. x [N,H,W,C]. */
 npo_value npo_op_max_pool(npo_graph *g, npo_value x);
 
-/* Per-sample mixture: y[n] = ca[n] * a[n] + cb[n] * b[n]; ca, cb [N] inputs without gradient. With a =
- * x_t and b = the network's output this is the x0- or eps-prediction of either parametrisation. */
+/* Per-sample mixture: y[n] = ca[n] * a[n] + cb[n] * b[n]; ca, cb [N] inputs without gradient. With
+ * a = x_t and b = the network's output this is the x0- or eps-prediction of either parametrisation.
+ */
 npo_value npo_op_mix(npo_graph *g, npo_value a, npo_value b, npo_value ca, npo_value cb);
 /* Scalars: means over all elements. target has no gradient. */
 npo_value npo_op_mse_loss(npo_graph *g, npo_value pred, npo_value target);

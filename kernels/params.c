@@ -137,8 +137,10 @@ npo_err npo_layout_add(npo_layout *layout, const char *name, int ndim, const int
     size_t count = 0, floats;
     NPO_TRY(count_elements(name, ndim, dims, &count, error));
     if (strlen(name) >= NPO_PARAM_NAME_MAX)
-        return npo_error_set(error, NPO_E_LIMIT, "parameter '%.40s...': name of %zu bytes, expected "
-                             "at most %d", name, strlen(name), NPO_PARAM_NAME_MAX - 1);
+        return npo_error_set(error, NPO_E_LIMIT,
+                             "parameter '%.40s...': name of %zu bytes, expected "
+                             "at most %d",
+                             name, strlen(name), NPO_PARAM_NAME_MAX - 1);
     const npo_param_info *known = npo_layout_find(layout, name);
     if (known) {
         NPO_TRY(check_again(known, ndim, dims, error));

@@ -34,13 +34,13 @@ npo_err npo_layout_new(npo_layout **ret_layout) NPO_MUST_CHECK;
 /* Reference counted: sets and graphs hold their layout. */
 npo_layout *npo_layout_ref(npo_layout *layout);
 void npo_layout_unref(npo_layout *layout);
-/* Adds a tensor, or finds it again when another graph of the same network declares it: then the shape
- * must agree. Errors: NPO_E_SHAPE, NPO_E_NOMEM, NPO_E_LIMIT; NPO_E_STATE when a set exists already
- * and the name is new. */
+/* Adds a tensor, or finds it again when another graph of the same network declares it: then the
+ * shape must agree. Errors: NPO_E_SHAPE, NPO_E_NOMEM, NPO_E_LIMIT; NPO_E_STATE when a set exists
+ * already and the name is new. */
 npo_err npo_layout_add(npo_layout *layout, const char *name, int ndim, const int64_t *dims,
                        size_t *ret_index, npo_error *error) NPO_MUST_CHECK;
-size_t npo_layout_count(const npo_layout *layout);                               /* tensors */
-const npo_param_info *npo_layout_at(const npo_layout *layout, size_t index);     /* borrowed */
+size_t npo_layout_count(const npo_layout *layout);                                 /* tensors */
+const npo_param_info *npo_layout_at(const npo_layout *layout, size_t index);       /* borrowed */
 const npo_param_info *npo_layout_find(const npo_layout *layout, const char *name); /* or NULL */
 size_t npo_layout_floats(const npo_layout *layout); /* of the flat buffer, padding included */
 
@@ -49,8 +49,8 @@ npo_err npo_params_new(npo_layout *layout, npo_params **ret_params) NPO_MUST_CHE
 void npo_params_free(npo_params *params);
 npo_layout *npo_params_layout(const npo_params *params); /* borrowed */
 const float *npo_params_data(const npo_params *params);  /* flat buffer */
-/* Flat buffer for writing; raises the version, so that a graph that holds packed weights of this set
- * packs them again at its next run. Call it anew before each batch of writes. */
+/* Flat buffer for writing; raises the version, so that a graph that holds packed weights of this
+ * set packs them again at its next run. Call it anew before each batch of writes. */
 float *npo_params_edit(npo_params *params);
 uint64_t npo_params_version(const npo_params *params); /* unique over all sets of the process */
 void npo_params_copy(npo_params *to, const npo_params *from); /* same layout, asserted */

@@ -44,8 +44,8 @@ npo_err npo_comm_allreduce_sum(npo_comm *comm, float *x, size_t n, npo_error *er
 /* Returns when every rank has called it. */
 npo_err npo_comm_barrier(npo_comm *comm, npo_error *error) NPO_MUST_CHECK;
 /* Closes the connections at once; peers that still wait for this rank get NPO_E_PEER, or wait until
- * their time limit when it left in the middle of what they read: after work that went well every rank
- * calls npo_comm_barrier first. NULL is fine. */
+ * their time limit when it left in the middle of what they read: after work that went well every
+ * rank calls npo_comm_barrier first. NULL is fine. */
 void npo_comm_free(npo_comm *comm);
 
 /* A gang of one: every operation is the identity. */

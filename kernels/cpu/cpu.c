@@ -61,8 +61,8 @@ const npo_cpu_kernels *npo_cpu_kernels_find(const char *isa)
 
 /* ---- opening ---- */
 
-/* oneDNN takes its limit once a process, before it is first used; without it the numeric class would
- * name instructions that others compute beside. */
+/* oneDNN takes its limit once a process, before it is first used; without it the numeric class
+ * would name instructions that others compute beside. */
 static npo_err bind_dnnl(int isa, npo_error *error)
 {
     static int bound = -1;
@@ -116,9 +116,9 @@ static npo_err cpu_open(npo_backend *be, const npo_backend_options *options, npo
     cpu->k = isas[isa].kernels;
     cpu->threads = options->threads ? options->threads : omp_get_num_procs();
     npo_err err = choose_products(cpu, options->products, error);
-    if (!err && (dnnl_engine_create(&cpu->engine, dnnl_cpu, 0) != dnnl_success ||
-                 dnnl_stream_create(&cpu->stream, cpu->engine, dnnl_stream_default_flags) !=
-                     dnnl_success))
+    if (!err &&
+        (dnnl_engine_create(&cpu->engine, dnnl_cpu, 0) != dnnl_success ||
+         dnnl_stream_create(&cpu->stream, cpu->engine, dnnl_stream_default_flags) != dnnl_success))
         err = npo_error_set(error, NPO_E_LIBRARY, "device 'cpu': oneDNN does not start");
     if (err) {
         be->ops->close(be);

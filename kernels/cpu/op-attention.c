@@ -40,7 +40,7 @@ static npo_err attention_forward(const npo_cpu *cpu, const npo_op_work *work,
     const float *q = args->in[0], *k = args->in[1], *v = args->in[2];
     float *lse = args->saved;
     size_t heads = (size_t)work->desc.attrs.heads, count = (size_t)work->desc.in[0].dims[0] * heads;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, count * s.queries * s.keys))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, count *s.queries *s.keys))
     for (size_t i = 0; i < count; i++) {
         size_t sample = i / heads, column = i % heads * s.head_dim;
         size_t at_q = sample * s.queries * s.stride + column;
@@ -59,7 +59,7 @@ static npo_err attention_backward(const npo_cpu *cpu, const npo_op_work *work,
     npo_attention_sizes s = sizes_of(&work->desc);
     const float *q = args->in[0], *k = args->in[1], *v = args->in[2], *lse = args->saved;
     size_t heads = (size_t)work->desc.attrs.heads, count = (size_t)work->desc.in[0].dims[0] * heads;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, count * s.queries * s.keys))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, count *s.queries *s.keys))
     for (size_t i = 0; i < count; i++) {
         size_t sample = i / heads, column = i % heads * s.head_dim;
         size_t at_q = sample * s.queries * s.stride + column;

@@ -52,7 +52,7 @@ static npo_err geglu_forward(const npo_cpu *cpu, const npo_op_work *work, const 
     const float *x = args->in[0];
     size_t rows = (size_t)npo_shape_rows(&work->desc.out);
     size_t c = (size_t)npo_shape_last(&work->desc.out);
-#pragma omp parallel num_threads(npo_cpu_team(cpu, rows * c))
+#pragma omp parallel num_threads(npo_cpu_team(cpu, rows *c))
     {
         npo_cpu_part p = npo_cpu_part_of(rows, 1);
         cpu->k->geglu_forward(p.last - p.first, c, x + p.first * 2 * c, args->out + p.first * c);
@@ -66,7 +66,7 @@ static npo_err geglu_backward(const npo_cpu *cpu, const npo_op_work *work, const
     const float *x = args->in[0];
     size_t rows = (size_t)npo_shape_rows(&work->desc.out);
     size_t c = (size_t)npo_shape_last(&work->desc.out);
-#pragma omp parallel num_threads(npo_cpu_team(cpu, rows * c))
+#pragma omp parallel num_threads(npo_cpu_team(cpu, rows *c))
     {
         npo_cpu_part p = npo_cpu_part_of(rows, 1);
         size_t at = p.first * 2 * c;
@@ -111,7 +111,7 @@ static npo_err add_channels_forward(const npo_cpu *cpu, const npo_op_work *work,
     const npo_shape *out = &work->desc.out;
     const float *x = args->in[0], *e = args->in[1];
     size_t n = (size_t)out->dims[0], c = (size_t)npo_shape_last(out), size = count_of(out) / n;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n * size))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n *size))
     for (size_t i = 0; i < n; i++)
         cpu->k->add_channels(size / c, c, x + i * size, e + i * c, args->out + i * size);
     return NPO_OK;
@@ -126,7 +126,7 @@ static npo_err add_channels_backward(const npo_cpu *cpu, const npo_op_work *work
         npo_cpu_accumulate(cpu, n * size, 1, args->grad_out, args->grad_prev[0], args->grad_in[0]);
     if (!npo_wants(args, 1))
         return NPO_OK;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n * size))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n *size))
     for (size_t i = 0; i < n; i++)
         cpu->k->column_sums(size / c, c, args->grad_out + i * size,
                             npo_at(args->grad_prev[1], i * c), args->grad_in[1] + i * c);
@@ -163,7 +163,7 @@ static npo_err mix_forward(const npo_cpu *cpu, const npo_op_work *work, const np
 {
     const float *a = args->in[0], *b = args->in[1], *ca = args->in[2], *cb = args->in[3];
     size_t n = (size_t)work->desc.out.dims[0], size = count_of(&work->desc.out) / n;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n * size))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n *size))
     for (size_t i = 0; i < n; i++)
         cpu->k->mix(size, ca[i], a + i * size, cb[i], b + i * size, args->out + i * size);
     return NPO_OK;
@@ -177,7 +177,7 @@ static npo_err mix_backward(const npo_cpu *cpu, const npo_op_work *work, const n
         const float *factors = args->in[2 + k];
         if (!npo_wants(args, k))
             continue;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n * size))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n *size))
         for (size_t i = 0; i < n; i++)
             cpu->k->accumulate(size, factors[i], args->grad_out + i * size,
                                npo_at(args->grad_prev[k], i * size), args->grad_in[k] + i * size);
@@ -196,7 +196,7 @@ static npo_err concat_forward(const npo_cpu *cpu, const npo_op_work *work, const
     size_t ca = (size_t)npo_shape_last(&work->desc.in[0]);
     size_t cb = (size_t)npo_shape_last(&work->desc.in[1]);
     size_t rows = (size_t)npo_shape_rows(&work->desc.out);
-#pragma omp parallel num_threads(npo_cpu_team(cpu, rows * (ca + cb)))
+#pragma omp parallel num_threads(npo_cpu_team(cpu, rows *(ca + cb)))
     {
         npo_cpu_part p = npo_cpu_part_of(rows, 1);
         for (size_t r = p.first; r < p.last; r++) {
@@ -219,7 +219,7 @@ static npo_err concat_backward(const npo_cpu *cpu, const npo_op_work *work, cons
         begin += c;
         if (!npo_wants(args, k))
             continue;
-#pragma omp parallel num_threads(npo_cpu_team(cpu, rows * c))
+#pragma omp parallel num_threads(npo_cpu_team(cpu, rows *c))
         {
             npo_cpu_part p = npo_cpu_part_of(rows, 1);
             for (size_t r = p.first; r < p.last; r++)

@@ -12,8 +12,7 @@ static size_t blocks_of(size_t n)
 
 static npo_err loss_prepare(const npo_cpu *cpu, npo_op_work *work, npo_error *error)
 {
-    work->scratch_forward =
-        blocks_of((size_t)npo_shape_count(&work->desc.in[0])) * sizeof(double);
+    work->scratch_forward = blocks_of((size_t)npo_shape_count(&work->desc.in[0])) * sizeof(double);
     return NPO_OK;
 }
 

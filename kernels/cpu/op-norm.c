@@ -43,12 +43,12 @@ static npo_err group_norm_forward(const npo_cpu *cpu, const npo_op_work *work,
     const float *x = args->in[0];
     float *stats = args->saved, *scratch = args->scratch;
     size_t n = (size_t)work->desc.out.dims[0], size = s.positions * s.channels;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n * size))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n *size))
     for (size_t i = 0; i < n; i++)
-        cpu->k->group_norm_forward(
-            &s, x + i * size, args->in[1], args->in[2], args->out + i * size,
-            stats + i * s.groups * 2,
-            scratch + (size_t)omp_get_thread_num() * round_floats(4 * s.channels));
+        cpu->k->group_norm_forward(&s, x + i * size, args->in[1], args->in[2], args->out + i * size,
+                                   stats + i * s.groups * 2,
+                                   scratch +
+                                       (size_t)omp_get_thread_num() * round_floats(4 * s.channels));
     return NPO_OK;
 }
 
@@ -60,15 +60,14 @@ static npo_err group_norm_backward(const npo_cpu *cpu, const npo_op_work *work,
     size_t n = (size_t)work->desc.out.dims[0], size = s.positions * s.channels;
     size_t per_thread = round_floats(s.channels * (s.positions + 8));
     float *sums = (float *)args->scratch + (size_t)cpu->threads * per_thread;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n * size))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n *size))
     for (size_t i = 0; i < n; i++) {
         float *work_floats = (float *)args->scratch + (size_t)omp_get_thread_num() * per_thread;
-        cpu->k->group_norm_backward(&s, x + i * size, args->in[1], args->in[2],
-                                    stats + i * s.groups * 2, args->grad_out + i * size,
-                                    npo_at(args->grad_prev[0], i * size),
-                                    npo_wants(args, 0) ? args->grad_in[0] + i * size : NULL,
-                                    sums + i * 2 * s.channels, work_floats + 8 * s.channels,
-                                    work_floats);
+        cpu->k->group_norm_backward(
+            &s, x + i * size, args->in[1], args->in[2], stats + i * s.groups * 2,
+            args->grad_out + i * size, npo_at(args->grad_prev[0], i * size),
+            npo_wants(args, 0) ? args->grad_in[0] + i * size : NULL, sums + i * 2 * s.channels,
+            work_floats + 8 * s.channels, work_floats);
     }
     for (int k = 0; k < 2; k++)
         if (npo_wants(args, 1 + k))
@@ -106,7 +105,7 @@ static npo_err layer_norm_forward(const npo_cpu *cpu, const npo_op_work *work,
     float *stats = args->saved;
     size_t rows = (size_t)npo_shape_rows(&work->desc.out);
     size_t c = (size_t)npo_shape_last(&work->desc.out);
-#pragma omp parallel num_threads(npo_cpu_team(cpu, rows * c))
+#pragma omp parallel num_threads(npo_cpu_team(cpu, rows *c))
     {
         npo_cpu_part p = npo_cpu_part_of(rows, 1);
         cpu->k->layer_norm_forward(p.last - p.first, c, work->desc.attrs.eps, x + p.first * c,
@@ -123,7 +122,7 @@ static npo_err layer_norm_backward(const npo_cpu *cpu, const npo_op_work *work,
     float *sums = args->scratch;
     size_t rows = (size_t)npo_shape_rows(&work->desc.out);
     size_t c = (size_t)npo_shape_last(&work->desc.out), blocks = blocks_of(rows);
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, rows * c))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, rows *c))
     for (size_t b = 0; b < blocks; b++) {
         size_t first = b * ROW_BLOCK, at = first * c;
         size_t count = rows - first < ROW_BLOCK ? rows - first : (size_t)ROW_BLOCK;

@@ -20,7 +20,7 @@ static npo_err upsample_forward(const npo_cpu *cpu, const npo_op_work *work,
     size_t c = (size_t)in->dims[3], width = (size_t)out->dims[2];
     size_t rows = (size_t)(out->dims[0] * out->dims[1]);
     const float *x = args->in[0];
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, rows * width * c))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, rows *width *c))
     for (size_t r = 0; r < rows; r++) {
         size_t sample = r / (size_t)out->dims[1];
         size_t from = source_of(r % (size_t)out->dims[1], in->dims[1], out->dims[1]);
@@ -39,7 +39,7 @@ static npo_err upsample_backward(const npo_cpu *cpu, const npo_op_work *work,
     size_t c = (size_t)in->dims[3], n = (size_t)in->dims[0];
     size_t height = (size_t)out->dims[1], width = (size_t)out->dims[2];
     size_t size = (size_t)npo_shape_count(in) / n;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n * height * width * c))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n *height *width *c))
     for (size_t i = 0; i < n; i++) {
         float *dx = args->grad_in[0] + i * size;
         const float *prev = npo_at(args->grad_prev[0], i * size);
@@ -80,10 +80,10 @@ static npo_err max_pool_forward(const npo_cpu *cpu, const npo_op_work *work,
     const npo_shape *in = &work->desc.in[0], *out = &work->desc.out;
     size_t c = (size_t)in->dims[3], row = (size_t)in->dims[2] * c, width = (size_t)out->dims[2];
     size_t rows = (size_t)(out->dims[0] * out->dims[1]), height = (size_t)out->dims[1];
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, rows * width * c * 4))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, rows *width *c * 4))
     for (size_t r = 0; r < rows; r++) {
-        const float *x = (const float *)args->in[0] +
-                         (r / height * (size_t)in->dims[1] + r % height * 2) * row;
+        const float *x =
+            (const float *)args->in[0] + (r / height * (size_t)in->dims[1] + r % height * 2) * row;
         float *y = args->out + r * width * c;
         for (size_t j = 0; j < width; j++)
             for (size_t k = 0; k < c; k++) {
@@ -101,7 +101,7 @@ static npo_err max_pool_backward(const npo_cpu *cpu, const npo_op_work *work,
     size_t c = (size_t)in->dims[3], row = (size_t)in->dims[2] * c, n = (size_t)in->dims[0];
     size_t height = (size_t)out->dims[1], width = (size_t)out->dims[2];
     size_t size = (size_t)npo_shape_count(in) / n;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n * size))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n *size))
     for (size_t i = 0; i < n; i++) {
         const float *x = (const float *)args->in[0] + i * size;
         float *dx = args->grad_in[0] + i * size;

@@ -13,7 +13,7 @@ double npo_cpu_norm(npo_backend *be, size_t n, const float *x)
     double sums[BATCH], total = 0;
     for (size_t first = 0; first < blocks; first += BATCH) {
         size_t count = blocks - first < BATCH ? blocks - first : (size_t)BATCH;
-#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, count * BLOCK))
+#pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, count *BLOCK))
         for (size_t b = 0; b < count; b++) {
             size_t at = (first + b) * BLOCK;
             sums[b] = cpu->k->vec_square_sum(n - at < BLOCK ? n - at : (size_t)BLOCK, x + at);

@@ -130,8 +130,8 @@ static void count_uses(plan *p)
 
 /* ---- fusion of adds into the op before ---- */
 
-/* Whether node `add` can be done by the op that writes its operand k: nobody else sees that operand,
- * and the other one is there in time. */
+/* Whether node `add` can be done by the op that writes its operand k: nobody else sees that
+ * operand, and the other one is there in time. */
 static bool can_fuse(const plan *p, int add, int k)
 {
     const npo_graph *g = p->graph;
@@ -235,8 +235,8 @@ static void place_fixed(plan *p)
     for (size_t v = 0; v < g->value_count; v++) {
         npo_graph_value *value = npo_graph_at(g, (npo_value)v);
         if (value->source == NPO_SOURCE_PARAM)
-            value->place = (npo_place){NPO_PLACE_PARAM,
-                                       npo_layout_at(g->layout, value->param)->offset * 4};
+            value->place =
+                (npo_place){NPO_PLACE_PARAM, npo_layout_at(g->layout, value->param)->offset * 4};
         else if (value->is_private && value->root == (npo_value)v)
             value->place = add_private(p, &value->shape);
         if (value->source == NPO_SOURCE_INPUT && p->roots[v].needs_grad)
@@ -436,9 +436,9 @@ static void resolve_places(plan *p)
         resolve(p, &npo_graph_at(g, (npo_value)v)->place);
     for (int i = 0; i < p->n; i++) {
         npo_graph_step *s = &g->steps[i];
-        npo_place *const single[] = {&s->out,      &s->fused_channels,  &s->fused_add,
-                                     &s->grad_out, &s->saved,           &s->scratch_forward,
-                                     &s->scratch_backward};
+        npo_place *const single[] = {
+            &s->out,   &s->fused_channels,  &s->fused_add,       &s->grad_out,
+            &s->saved, &s->scratch_forward, &s->scratch_backward};
         for (size_t k = 0; k < sizeof single / sizeof *single; k++)
             resolve(p, single[k]);
         for (int k = 0; k < NPO_OP_INPUTS_MAX; k++) {
@@ -456,7 +456,9 @@ static npo_err allocate(plan *p, npo_error *error)
 {
     npo_graph *g = p->graph;
     const npo_backend_ops *ops = g->backend->ops;
-    g->slot_count = !g->slot_bytes ? 0 : p->options->loss != NPO_VALUE_NONE ? 1 : NPO_PACK_SLOTS_MAX;
+    g->slot_count = !g->slot_bytes                       ? 0
+                    : p->options->loss != NPO_VALUE_NONE ? 1
+                                                         : NPO_PACK_SLOTS_MAX;
     size_t arena = 0;
     npo_err err = npo_arena_pack(p->spans, (size_t)p->span_count, &arena);
     if (!err)
@@ -466,7 +468,8 @@ static npo_err allocate(plan *p, npo_error *error)
     for (size_t i = 0; !err && i < g->slot_count; i++)
         err = ops->alloc(g->backend, g->slot_bytes, &g->slots[i].memory);
     if (err)
-        return npo_error_set(error, err, "cannot plan a graph of %d ops: %zu MiB of activations, "
+        return npo_error_set(error, err,
+                             "cannot plan a graph of %d ops: %zu MiB of activations, "
                              "%zu MiB of inputs and outputs, %zu times %zu MiB of weights: %s",
                              p->n, arena >> 20, p->private_bytes >> 20, g->slot_count,
                              g->slot_bytes >> 20, npo_err_text(err));

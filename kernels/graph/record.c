@@ -200,8 +200,10 @@ void npo_graph_output(npo_graph *graph, const char *name, npo_value value)
     assert(value >= 0 && (size_t)value < graph->value_count);
     npo_graph_value *root = npo_graph_at(graph, npo_graph_at(graph, value)->root);
     if (root->source == NPO_SOURCE_PARAM) {
-        npo_graph_fail(graph, NPO_E_USAGE, "output '%s': expected a computed value, found a "
-                       "parameter", name);
+        npo_graph_fail(graph, NPO_E_USAGE,
+                       "output '%s': expected a computed value, found a "
+                       "parameter",
+                       name);
         return;
     }
     char *copy = strdup(name);

@@ -192,7 +192,8 @@ npo_err npo_graph_backward(npo_graph *graph, const npo_params *params, float sca
     assert(npo_params_layout(params) == graph->layout && npo_params_layout(grads) == graph->layout);
     if (!graph->stamp || be->arena_stamp != graph->stamp ||
         graph->forward_version != npo_params_version(params))
-        return npo_error_set(error, NPO_E_STATE, "backward without a forward of the same graph and "
+        return npo_error_set(error, NPO_E_STATE,
+                             "backward without a forward of the same graph and "
                              "parameters just before");
     run r = {graph, npo_params_data(params), npo_params_edit(grads)};
     be->ops->enter(be);

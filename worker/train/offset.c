@@ -40,7 +40,9 @@ static size_t find_block(npo_offset_norms *norms, const char *name)
 
 static double relative(block_sums sums)
 {
-    return sums.base > 0 ? sqrt(sums.offset / sums.base) : 0;
+    if (sums.base > 0)
+        return sqrt(sums.offset / sums.base);
+    return sums.offset > 0 ? NAN : 0;
 }
 
 void npo_offset_measure(npo_backend *backend, const npo_params *student, const npo_params *base,

@@ -1,5 +1,5 @@
-/* How far the student has moved from the base: |student - base| / |base| by block of the network.
- */
+/* How far the student has moved from the base: |student - base| / |base| by block of the network;
+ * NaN for one that has moved from all zeros. */
 #ifndef NPO_TRAIN_OFFSET_H
 #define NPO_TRAIN_OFFSET_H
 

@@ -20,13 +20,20 @@ static void block_scores(const npo_attention_sizes *s, size_t first, size_t rows
                          const float *keys_t, float *scores)
 {
     size_t row = round_lanes(s->keys);
-    product_run(&(product){.m = rows, .n = s->keys, .k = s->head_dim, .a = q + first * s->stride,
-                           .a_row = s->stride, .a_col = 1, .b = keys_t, .b_row = row, .c = scores,
+    product_run(&(product){.m = rows,
+                           .n = s->keys,
+                           .k = s->head_dim,
+                           .a = q + first * s->stride,
+                           .a_row = s->stride,
+                           .a_col = 1,
+                           .b = keys_t,
+                           .b_row = row,
+                           .c = scores,
                            .c_row = row});
     for (size_t r = 0; r < rows; r++) {
         float *x = scores + r * row;
         VF_EACH(i, m, s->keys)
-            vf_store_n(x + i, m, vf_load_n(x + i, m) * vf_set(s->scale));
+        vf_store_n(x + i, m, vf_load_n(x + i, m) * vf_set(s->scale));
         for (size_t j = first + r + 1; s->causal && j < s->keys; j++)
             x[j] = -INFINITY;
     }
@@ -49,9 +56,16 @@ static void attention_forward(const npo_attention_sizes *s, const float *q, cons
                 lse[first + r] = most + logf(sum);
             accumulate(s->keys, 1 / sum, x, NULL, x);
         }
-        product_run(&(product){.m = rows, .n = s->head_dim, .k = s->keys, .a = scores, .a_row = row,
-                               .a_col = 1, .b = v, .b_row = s->stride,
-                               .c = out + first * s->stride, .c_row = s->stride});
+        product_run(&(product){.m = rows,
+                               .n = s->head_dim,
+                               .k = s->keys,
+                               .a = scores,
+                               .a_row = row,
+                               .a_col = 1,
+                               .b = v,
+                               .b_row = s->stride,
+                               .c = out + first * s->stride,
+                               .c_row = s->stride});
     }
 }
 
@@ -67,7 +81,8 @@ static void begin_gradient(const npo_attention_sizes *s, size_t rows, const floa
     }
 }
 
-/* scores: probabilities p on entry; slopes: dp on entry, ds = scale p (dp - sum(p dp)) on return. */
+/* scores: probabilities p on entry; slopes: dp on entry, ds = scale p (dp - sum(p dp)) on return.
+ */
 static void softmax_backward(const npo_attention_sizes *s, size_t rows, const float *scores,
                              float *slopes)
 {
@@ -77,11 +92,11 @@ static void softmax_backward(const npo_attention_sizes *s, size_t rows, const fl
         float *d = slopes + r * row;
         vf sum = vf_set(0);
         VF_EACH(i, m, s->keys)
-            sum = vf_fma(vf_load_n(p + i, m), vf_load_n(d + i, m), sum);
+        sum = vf_fma(vf_load_n(p + i, m), vf_load_n(d + i, m), sum);
         vf delta = vf_set(vf_sum(sum));
         VF_EACH(i, m, s->keys)
-            vf_store_n(d + i, m, vf_set(s->scale) * vf_load_n(p + i, m) *
-                                     (vf_load_n(d + i, m) - delta));
+        vf_store_n(d + i, m,
+                   vf_set(s->scale) * vf_load_n(p + i, m) * (vf_load_n(d + i, m) - delta));
     }
 }
 
@@ -105,20 +120,52 @@ static void attention_backward(const npo_attention_sizes *s, const float *q, con
         block_scores(s, first, rows, q, keys_t, scores);
         for (size_t r = 0; r < rows; r++)
             exp_sum(s->keys, lse[first + r], scores + r * row, scores + r * row);
-        product_run(&(product){.m = rows, .n = s->keys, .k = s->head_dim, .a = d, .a_row = stride,
-                               .a_col = 1, .b = values_t, .b_row = row, .c = slopes, .c_row = row});
+        product_run(&(product){.m = rows,
+                               .n = s->keys,
+                               .k = s->head_dim,
+                               .a = d,
+                               .a_row = stride,
+                               .a_col = 1,
+                               .b = values_t,
+                               .b_row = row,
+                               .c = slopes,
+                               .c_row = row});
         softmax_backward(s, rows, scores, slopes);
         if (grad[0])
-            product_run(&(product){.m = rows, .n = s->head_dim, .k = s->keys, .a = slopes,
-                                   .a_row = row, .a_col = 1, .b = k, .b_row = stride,
-                                   .c = grad[0] + first * stride, .c_row = stride, .add = true});
+            product_run(&(product){.m = rows,
+                                   .n = s->head_dim,
+                                   .k = s->keys,
+                                   .a = slopes,
+                                   .a_row = row,
+                                   .a_col = 1,
+                                   .b = k,
+                                   .b_row = stride,
+                                   .c = grad[0] + first * stride,
+                                   .c_row = stride,
+                                   .add = true});
         if (grad[1])
-            product_run(&(product){.m = s->keys, .n = s->head_dim, .k = rows, .a = slopes,
-                                   .a_row = 1, .a_col = row, .b = q + first * stride,
-                                   .b_row = stride, .c = grad[1], .c_row = stride, .add = true});
+            product_run(&(product){.m = s->keys,
+                                   .n = s->head_dim,
+                                   .k = rows,
+                                   .a = slopes,
+                                   .a_row = 1,
+                                   .a_col = row,
+                                   .b = q + first * stride,
+                                   .b_row = stride,
+                                   .c = grad[1],
+                                   .c_row = stride,
+                                   .add = true});
         if (grad[2])
-            product_run(&(product){.m = s->keys, .n = s->head_dim, .k = rows, .a = scores,
-                                   .a_row = 1, .a_col = row, .b = d, .b_row = stride,
-                                   .c = grad[2], .c_row = stride, .add = true});
+            product_run(&(product){.m = s->keys,
+                                   .n = s->head_dim,
+                                   .k = rows,
+                                   .a = scores,
+                                   .a_row = 1,
+                                   .a_col = row,
+                                   .b = d,
+                                   .b_row = stride,
+                                   .c = grad[2],
+                                   .c_row = stride,
+                                   .add = true});
     }
 }

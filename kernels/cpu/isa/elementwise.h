@@ -48,7 +48,7 @@ ALWAYS_INLINE vf relu_slope(vf x)
 ALWAYS_INLINE void map_forward(vf_map map, size_t n, const float *x, float *y)
 {
     VF_EACH(i, m, n)
-        vf_store_n(y + i, m, map(vf_load_n(x + i, m)));
+    vf_store_n(y + i, m, map(vf_load_n(x + i, m)));
 }
 
 ALWAYS_INLINE vf load_prev(const float *prev, size_t i, size_t m)
@@ -59,7 +59,8 @@ ALWAYS_INLINE vf load_prev(const float *prev, size_t i, size_t m)
 ALWAYS_INLINE void map_backward(vf_map slope, size_t n, const float *x, const float *dy,
                                 const float *prev, float *dx)
 {
-    VF_EACH(i, m, n) {
+    VF_EACH(i, m, n)
+    {
         vf d = slope(vf_load_n(x + i, m)) * vf_load_n(dy + i, m);
         vf_store_n(dx + i, m, d + load_prev(prev, i, m));
     }
@@ -110,14 +111,15 @@ static void geglu_forward(size_t rows, size_t c, const float *x, float *y)
 {
     for (size_t r = 0; r < rows; r++, x += 2 * c, y += c)
         VF_EACH(i, m, c)
-            vf_store_n(y + i, m, vf_load_n(x + i, m) * gelu(vf_load_n(x + c + i, m)));
+    vf_store_n(y + i, m, vf_load_n(x + i, m) * gelu(vf_load_n(x + c + i, m)));
 }
 
 static void geglu_backward(size_t rows, size_t c, const float *x, const float *dy,
                            const float *prev, float *dx)
 {
     for (size_t r = 0; r < rows; r++, x += 2 * c, dy += c, dx += 2 * c) {
-        VF_EACH(i, m, c) {
+        VF_EACH(i, m, c)
+        {
             vf a = vf_load_n(x + i, m), gate = vf_load_n(x + c + i, m), d = vf_load_n(dy + i, m);
             vf phi = vf_phi(gate);
             vf density = vf_set(0.398942280f) * vf_exp(vf_set(-0.5f) * gate * gate);
@@ -133,20 +135,19 @@ static void geglu_backward(size_t rows, size_t c, const float *x, const float *d
 static void add(size_t n, const float *a, const float *b, float *y)
 {
     VF_EACH(i, m, n)
-        vf_store_n(y + i, m, vf_load_n(a + i, m) + vf_load_n(b + i, m));
+    vf_store_n(y + i, m, vf_load_n(a + i, m) + vf_load_n(b + i, m));
 }
 
 static void accumulate(size_t n, float a, const float *x, const float *prev, float *y)
 {
     VF_EACH(i, m, n)
-        vf_store_n(y + i, m, vf_fma(vf_set(a), vf_load_n(x + i, m), load_prev(prev, i, m)));
+    vf_store_n(y + i, m, vf_fma(vf_set(a), vf_load_n(x + i, m), load_prev(prev, i, m)));
 }
 
 static void mix(size_t n, float ca, const float *a, float cb, const float *b, float *y)
 {
     VF_EACH(i, m, n)
-        vf_store_n(y + i, m, vf_fma(vf_set(ca), vf_load_n(a + i, m),
-                                    vf_set(cb) * vf_load_n(b + i, m)));
+    vf_store_n(y + i, m, vf_fma(vf_set(ca), vf_load_n(a + i, m), vf_set(cb) * vf_load_n(b + i, m)));
 }
 
 static void add_channels(size_t rows, size_t c, const float *x, const float *e, float *y)
@@ -158,7 +159,8 @@ static void add_channels(size_t rows, size_t c, const float *x, const float *e, 
 static void column_sums(size_t rows, size_t c, const float *x, const float *prev, float *y)
 {
     enum { BLOCK = 64 };
-    VF_EACH(i, m, c) {
+    VF_EACH(i, m, c)
+    {
         double total[VW] = {0};
         for (size_t first = 0; first < rows; first += BLOCK) {
             size_t last = first + BLOCK < rows ? first + BLOCK : rows, r = first;

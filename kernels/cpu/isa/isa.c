@@ -5,8 +5,8 @@
 #include "kernels/cpu/isa/simd.h"
 
 #include "kernels/cpu/isa/elementwise.h"
-#include "kernels/cpu/isa/norm.h"
 #include "kernels/cpu/isa/matmul.h"
+#include "kernels/cpu/isa/norm.h"
 
 #include "kernels/cpu/isa/attention.h"
 #include "kernels/cpu/isa/product.h"

@@ -27,8 +27,8 @@ typedef struct {
 
 /* Scalars of an AdamW step (kernels/cpu/vec.c derives them from npo_adamw). */
 typedef struct {
-    float keep;      /* 1 - lr * weight_decay */
-    float new1;      /* 1 - beta1 */
+    float keep; /* 1 - lr * weight_decay */
+    float new1; /* 1 - beta1 */
     float beta2, new2;
     float correction2; /* sqrt(1 - beta2^step) */
     float eps;
@@ -68,8 +68,8 @@ typedef struct {
                                 const float *dy, const float *prev, float *dx, float *sums,
                                 float *slab, float *work);
     /* stats [rows, 2] or NULL */
-    void (*layer_norm_forward)(size_t rows, size_t c, float eps, const float *x,
-                               const float *gamma, const float *beta, float *y, float *stats);
+    void (*layer_norm_forward)(size_t rows, size_t c, float eps, const float *x, const float *gamma,
+                               const float *beta, float *y, float *stats);
     /* sums [2, c] as above. dx may be dy. */
     void (*layer_norm_backward)(size_t rows, size_t c, const float *x, const float *gamma,
                                 const float *stats, const float *dy, const float *prev, float *dx,
@@ -82,8 +82,8 @@ typedef struct {
                                const float *v, const float *lse, const float *dout,
                                float *const prev[3], float *const grad[3], float *scratch);
 
-    /* cpu/product/product.h. packed: packed_floats(k, n) floats. unpack_weights adds to grads. Both do one of
-     * several parts. */
+    /* cpu/product/product.h. packed: packed_floats(k, n) floats. unpack_weights adds to grads. Both
+     * do one of several parts. */
     size_t (*packed_floats)(size_t k, size_t n);
     void (*pack_weights)(const npo_weight_map *map, const float *weight, float *packed, size_t part,
                          size_t parts);

@@ -35,8 +35,8 @@ ALWAYS_INLINE void product_tile(const product *p, const int rows, const int vect
     for (size_t k = 0; k < p->k; k++) {
         vf row[TILE_VECTORS];
         for (int v = 0; v < vectors; v++)
-            row[v] = vf_load_n(b + k * p->b_row + (size_t)v * VW,
-                               v == vectors - 1 ? m : (size_t)VW);
+            row[v] =
+                vf_load_n(b + k * p->b_row + (size_t)v * VW, v == vectors - 1 ? m : (size_t)VW);
         for (int r = 0; r < rows; r++) {
             vf x = vf_set(a[(size_t)r * p->a_row + k * p->a_col]);
             for (int v = 0; v < vectors; v++)
@@ -45,8 +45,8 @@ ALWAYS_INLINE void product_tile(const product *p, const int rows, const int vect
     }
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++)
-            vf_store_n(c + (size_t)r * p->c_row + (size_t)v * VW,
-                       v == vectors - 1 ? m : (size_t)VW, sum[r][v]);
+            vf_store_n(c + (size_t)r * p->c_row + (size_t)v * VW, v == vectors - 1 ? m : (size_t)VW,
+                       sum[r][v]);
 }
 
 ALWAYS_INLINE void product_rows(const product *p, const int vectors, size_t j, size_t m)

@@ -51,7 +51,8 @@ static void group_stats(const npo_group_norm_sizes *s, const float *x, float *st
     double count = (double)size * (double)s->positions;
     for (int power = 1; power <= 2; power++) {
         memset(sums, 0, s->channels * sizeof *sums);
-        VF_EACH(i, m, s->channels) {
+        VF_EACH(i, m, s->channels)
+        {
             if (power == 1)
                 moment(s->positions, s->channels, x + i, vf_set(0), 1, m, sums + i);
             else
@@ -59,8 +60,7 @@ static void group_stats(const npo_group_norm_sizes *s, const float *x, float *st
         }
         for (size_t g = 0; g < s->groups; g++) {
             double mean = group_sum(sums + g * size, size) / count;
-            stats[2 * g + power - 1] =
-                (float)(power == 1 ? mean : 1 / sqrt(mean + (double)s->eps));
+            stats[2 * g + power - 1] = (float)(power == 1 ? mean : 1 / sqrt(mean + (double)s->eps));
             for (size_t k = 0; k < size && power == 1; k++)
                 means[g * size + k] = (float)mean;
         }
@@ -82,7 +82,8 @@ static void group_affine(const npo_group_norm_sizes *s, const float *gamma, cons
 ALWAYS_INLINE void scale_shift(size_t positions, size_t channels, bool act, const float *x,
                                const float *a, const float *b, float *y)
 {
-    VF_EACH(i, m, channels) {
+    VF_EACH(i, m, channels)
+    {
         vf va = vf_load_n(a + i, m), vb = vf_load_n(b + i, m);
         for (size_t r = 0; r < positions; r++) {
             vf z = vf_fma(vf_load_n(x + r * channels + i, m), va, vb);
@@ -111,7 +112,8 @@ ALWAYS_INLINE void group_backward_sums(const npo_group_norm_sizes *s, bool act, 
                                        double *sum, double *sum_hat)
 {
     size_t channels = s->channels;
-    VF_EACH(i, m, channels) {
+    VF_EACH(i, m, channels)
+    {
         vf va = vf_load_n(a + i, m), vb = vf_load_n(b + i, m);
         vf mean = vf_load_n(means + i, m), rstd = vf_load_n(rstds + i, m);
         for (size_t first = 0; first < s->positions; first += NORM_BLOCK) {
@@ -138,7 +140,8 @@ ALWAYS_INLINE void group_backward_apply(const npo_group_norm_sizes *s, const flo
                                         const float *q, const float *prev, float *dx)
 {
     size_t channels = s->channels;
-    VF_EACH(i, m, channels) {
+    VF_EACH(i, m, channels)
+    {
         vf va = vf_load_n(a + i, m), vp = vf_load_n(p + i, m), vq = vf_load_n(q + i, m);
         for (size_t r = 0; r < s->positions; r++) {
             size_t at = r * channels + i;
@@ -175,7 +178,8 @@ static void group_norm_backward(const npo_group_norm_sizes *s, const float *x, c
         return;
     double count = (double)size * (double)s->positions;
     for (size_t g = 0; g < s->groups; g++) {
-        double total = 0, total_hat = 0, mean = (double)stats[2 * g], rstd = (double)stats[2 * g + 1];
+        double total = 0, total_hat = 0, mean = (double)stats[2 * g],
+               rstd = (double)stats[2 * g + 1];
         for (size_t c = g * size; c < (g + 1) * size; c++) {
             total += (double)gamma[c] * sum[c];
             total_hat += (double)gamma[c] * sum_hat[c];
@@ -194,7 +198,7 @@ ALWAYS_INLINE float row_sum(size_t c, const float *x)
 {
     vf sum = vf_set(0);
     VF_EACH(i, m, c)
-        sum += vf_load_n(x + i, m);
+    sum += vf_load_n(x + i, m);
     return vf_sum(sum);
 }
 
@@ -223,7 +227,8 @@ static void layer_norm_forward(size_t rows, size_t c, float eps, const float *x,
             stats[2 * r] = mean;
             stats[2 * r + 1] = rstd;
         }
-        VF_EACH(i, m, c) {
+        VF_EACH(i, m, c)
+        {
             vf hat = (vf_load_n(x + i, m) - vf_set(mean)) * vf_set(rstd);
             vf_store_n(y + i, m, vf_fma(hat, vf_load_n(gamma + i, m), vf_load_n(beta + i, m)));
         }
@@ -234,14 +239,16 @@ static void layer_norm_row_backward(size_t c, const float *x, const float *gamma
                                     float rstd, const float *dy, const float *prev, float *dx)
 {
     vf plain = vf_set(0), hats = vf_set(0);
-    VF_EACH(i, m, c) {
+    VF_EACH(i, m, c)
+    {
         vf hat = (vf_load_n(x + i, m) - vf_set(mean)) * vf_set(rstd);
         vf d = vf_load_n(dy + i, m) * vf_load_n(gamma + i, m);
         plain += d;
         hats = vf_fma(d, hat, hats);
     }
     float mean_d = vf_sum(plain) / (float)c, mean_hat = vf_sum(hats) / (float)c;
-    VF_EACH(i, m, c) {
+    VF_EACH(i, m, c)
+    {
         vf hat = (vf_load_n(x + i, m) - vf_set(mean)) * vf_set(rstd);
         vf d = vf_load_n(dy + i, m) * vf_load_n(gamma + i, m);
         d = vf_set(rstd) * (d - vf_set(mean_d) - hat * vf_set(mean_hat));
@@ -257,7 +264,8 @@ static void layer_norm_backward(size_t rows, size_t c, const float *x, const flo
     for (size_t r = 0; r < rows; r++) {
         const float *xr = x + r * c, *dyr = dy + r * c;
         float mean = stats[2 * r], rstd = stats[2 * r + 1];
-        VF_EACH(i, m, c) {
+        VF_EACH(i, m, c)
+        {
             vf hat = (vf_load_n(xr + i, m) - vf_set(mean)) * vf_set(rstd);
             vf d = vf_load_n(dyr + i, m);
             vf_store_n(sums + i, m, vf_fma(d, hat, vf_load_n(sums + i, m)));

@@ -1,14 +1,38 @@
 /* Part of isa.c: the products of cpu/product/product.h.
  *
- * Weights are packed in panels of at most PANEL_VECTORS vectors of output channels, k after k. A tile
- * of rows x vectors stays in registers while k runs; rows divide a line of pixels evenly. */
+ * Weights are packed in panels of at most PANEL_VECTORS vectors of output channels, k after k. A
+ * tile of rows x vectors stays in registers while k runs; rows divide a line of pixels evenly. */
 
 #if defined(__AVX512F__)
-enum { PANEL_VECTORS = 3, ROWS_1 = 14, ROWS_2 = 12, ROWS_3 = 8, OUTER_1 = 16, OUTER_2 = 12, OUTER_3 = 8 };
+enum {
+    PANEL_VECTORS = 3,
+    ROWS_1 = 14,
+    ROWS_2 = 12,
+    ROWS_3 = 8,
+    OUTER_1 = 16,
+    OUTER_2 = 12,
+    OUTER_3 = 8
+};
 #elif defined(__AVX2__)
-enum { PANEL_VECTORS = 2, ROWS_1 = 8, ROWS_2 = 6, ROWS_3 = 1, OUTER_1 = 8, OUTER_2 = 6, OUTER_3 = 1 };
+enum {
+    PANEL_VECTORS = 2,
+    ROWS_1 = 8,
+    ROWS_2 = 6,
+    ROWS_3 = 1,
+    OUTER_1 = 8,
+    OUTER_2 = 6,
+    OUTER_3 = 1
+};
 #else
-enum { PANEL_VECTORS = 2, ROWS_1 = 8, ROWS_2 = 4, ROWS_3 = 1, OUTER_1 = 8, OUTER_2 = 4, OUTER_3 = 1 };
+enum {
+    PANEL_VECTORS = 2,
+    ROWS_1 = 8,
+    ROWS_2 = 4,
+    ROWS_3 = 1,
+    OUTER_1 = 8,
+    OUTER_2 = 4,
+    OUTER_3 = 1
+};
 #endif
 
 /* Vectors of the panel that begins at vector v of count: as even as possible. */
@@ -69,8 +93,7 @@ static void unpack_weights(const npo_weight_map *map, const float *sums, float *
         for (size_t i = 0; i < map->in; i++)
             for (size_t h = 0; h < map->height; h++)
                 for (size_t w = 0; w < map->width; w++) {
-                    const float *from =
-                        sums + ((h * map->width + w) * map->in + i) * row + first;
+                    const float *from = sums + ((h * map->width + w) * map->in + i) * row + first;
                     float *to = grads + map->first + (ptrdiff_t)h * map->by_h +
                                 (ptrdiff_t)w * map->by_w + (ptrdiff_t)i * map->by_i +
                                 (ptrdiff_t)first * map->by_o;
@@ -82,8 +105,8 @@ static void unpack_weights(const npo_weight_map *map, const float *sums, float *
 
 /* ---- output pixels ---- */
 
-/* rows pixels x vectors of channels from (a, c) on; m lanes in the last vector. Pixels are addressed
- * from a base for every third, which leaves the compiler enough registers. */
+/* rows pixels x vectors of channels from (a, c) on; m lanes in the last vector. Pixels are
+ * addressed from a base for every third, which leaves the compiler enough registers. */
 ALWAYS_INLINE void engine_tile(const npo_product *p, const int rows, const int vectors,
                                const float *a, const float *b, size_t channel, float *c, size_t m)
 {

@@ -193,7 +193,7 @@ ALWAYS_INLINE vf vf_reciprocal(vf a)
 
 /* for (each vector of n floats): i its start, m how many of it are there. */
 #define VF_EACH(i, m, n)                                                                           \
-    for (size_t i = 0, m; i < (n) && (m = (n) - i < VW ? (n) - i : (size_t)VW) > 0; i += VW)
+    for (size_t i = 0, m; i < (n) && (m = (n)-i < VW ? (n)-i : (size_t)VW) > 0; i += VW)
 
 ALWAYS_INLINE vf vf_select(vi mask, vf yes, vf no)
 {
@@ -249,7 +249,7 @@ ALWAYS_INLINE vf vf_sigmoid(vf x)
  * t = |x| / sqrt 2, with q fitted on [0, 5.5] to least error of erfc. */
 ALWAYS_INLINE vf vf_phi(vf x)
 {
-    static const float q[] = {-7.430840633e-04f, 1.800021389e-03f,  -2.509279002e-04f,
+    static const float q[] = {-7.430840633e-04f, 1.800021389e-03f, -2.509279002e-04f,
                               -1.912034489e-02f, 1.027725264e-01f, 6.366195679e-01f,
                               1.128379226e+00f};
     vf t = vf_min(vf_set(5.5f), vf_abs(x) * vf_set(0.707106781f));

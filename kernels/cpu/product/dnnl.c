@@ -47,8 +47,8 @@ static npo_err describe(const npo_op_desc *d, dnnl_geometry *g)
         g->dst_dims[1] = w->dims[0];
     } else {
         memcpy(g->src_dims, (int64_t[]){x->dims[0], x->dims[3], x->dims[1], x->dims[2]}, 32);
-        memcpy(g->dst_dims,
-               (int64_t[]){x->dims[0], w->dims[0], d->out.dims[1], d->out.dims[2]}, 32);
+        memcpy(g->dst_dims, (int64_t[]){x->dims[0], w->dims[0], d->out.dims[1], d->out.dims[2]},
+               32);
         g->strides[0] = g->strides[1] = o->stride;
         g->pad_begin[0] = o->pad_top;
         g->pad_begin[1] = o->pad_left;
@@ -59,8 +59,8 @@ static npo_err describe(const npo_op_desc *d, dnnl_geometry *g)
     dnnl_format_tag_t weight_tag = g->linear ? dnnl_ab : dnnl_abcd;
     if (dnnl_memory_desc_init_by_tag(&g->src, ndim, g->src_dims, dnnl_f32, tag) != dnnl_success ||
         dnnl_memory_desc_init_by_tag(&g->dst, ndim, g->dst_dims, dnnl_f32, tag) != dnnl_success ||
-        dnnl_memory_desc_init_by_tag(&g->weight_user, ndim, g->weight_dims, dnnl_f32,
-                                     weight_tag) != dnnl_success ||
+        dnnl_memory_desc_init_by_tag(&g->weight_user, ndim, g->weight_dims, dnnl_f32, weight_tag) !=
+            dnnl_success ||
         dnnl_memory_desc_init_by_tag(&g->weight_any, ndim, g->weight_dims, dnnl_f32,
                                      dnnl_format_tag_any) != dnnl_success ||
         dnnl_memory_desc_init_by_tag(&g->bias, 1, g->bias_dims, dnnl_f32, dnnl_a) != dnnl_success)

@@ -19,8 +19,9 @@ bool npo_product_has_geometry(const npo_op_desc *desc)
 {
     const npo_shape *w = &desc->in[1];
     const npo_conv_options *o = &desc->attrs.conv;
-    return npo_product_is_pointwise(desc) || (o->pad_top < w->dims[2] && o->pad_bottom < w->dims[2] &&
-                                  o->pad_left < w->dims[3] && o->pad_right < w->dims[3]);
+    return npo_product_is_pointwise(desc) ||
+           (o->pad_top < w->dims[2] && o->pad_bottom < w->dims[2] && o->pad_left < w->dims[3] &&
+            o->pad_right < w->dims[3]);
 }
 
 static npo_frame make_frame(size_t height, size_t width, size_t channels, size_t spread, margins m)
@@ -58,10 +59,11 @@ static void make_maps(npo_product_geometry *g)
 {
     ptrdiff_t kh = (ptrdiff_t)g->kernel_height, kw = (ptrdiff_t)g->kernel_width;
     ptrdiff_t in = (ptrdiff_t)g->in;
-    g->map = (npo_weight_map){g->kernel_height, g->kernel_width, g->in, g->out, 0, kw, 1, kh * kw,
-                              in * kh * kw};
-    g->map_backward = (npo_weight_map){g->kernel_height, g->kernel_width, g->out, g->in,
-                                       kh * kw - 1, -kw, -1, in * kh * kw, kh * kw};
+    g->map = (npo_weight_map){g->kernel_height, g->kernel_width, g->in, g->out, 0, kw, 1,
+                              kh * kw,          in * kh * kw};
+    g->map_backward =
+        (npo_weight_map){g->kernel_height, g->kernel_width, g->out, g->in, kh * kw - 1, -kw, -1,
+                         in * kh * kw,     kh * kw};
 }
 
 npo_product_geometry npo_product_geometry_of(const npo_op_desc *d, size_t threads)

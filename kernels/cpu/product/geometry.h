@@ -13,9 +13,9 @@ enum { NPO_ROW_BLOCK = 64 }; /* rows of a linear layer that are a unit of work *
 typedef struct {
     bool direct; /* no margin, nothing between: the image itself will do */
     size_t height, width, channels, spread;
-    size_t top, gap, line;         /* lines; pixels */
-    size_t origin;                 /* pixel under the kernel's first weight at output pixel (0, 0) */
-    size_t pixels;                 /* in all */
+    size_t top, gap, line; /* lines; pixels */
+    size_t origin;         /* pixel under the kernel's first weight at output pixel (0, 0) */
+    size_t pixels;         /* in all */
 } npo_frame;
 
 typedef struct {

@@ -2,10 +2,10 @@
  * instruction sets.
  *
  * An image is copied into a buffer with zeros around it, [lines][pixels][channels] with one gap of
- * zeros between lines (the right margin of one line is the left margin of the next). Then the values
- * under a row of the kernel lie together: kernel_width * channels floats, a "run", and an output
- * pixel is the product of its kernel_height runs with the packed weights. A linear layer is one run
- * of its whole row, read in place. */
+ * zeros between lines (the right margin of one line is the left margin of the next). Then the
+ * values under a row of the kernel lie together: kernel_width * channels floats, a "run", and an
+ * output pixel is the product of its kernel_height runs with the packed weights. A linear layer is
+ * one run of its whole row, read in place. */
 #ifndef NPO_KERNELS_CPU_PRODUCT_PRODUCT_H
 #define NPO_KERNELS_CPU_PRODUCT_PRODUCT_H
 

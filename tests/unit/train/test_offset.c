@@ -81,13 +81,17 @@ static void test_offset_is_relative_by_block(void **state)
     sets_fini(&s);
 }
 
-static void test_offset_of_nothing_is_zero(void **state)
+/* Not zero: that would read as a block that stays where it was. */
+static void test_offset_from_zeros_is_no_number(void **state)
 {
     static const char *const names[] = {"conv_in.weight"};
     sets s;
     npo_offset_norms norms;
     sets_init(&s, names, 1);
     memset(npo_params_edit(s.base), 0, 4 * sizeof(float));
+    npo_offset_measure(backend, s.student, s.base, s.scratch, &norms);
+    assert_true(isnan(norms.blocks[0].relative) && isnan(norms.total));
+    npo_params_copy(s.student, s.base);
     npo_offset_measure(backend, s.student, s.base, s.scratch, &norms);
     assert_true(norms.blocks[0].relative == 0 && norms.total == 0);
     sets_fini(&s);
@@ -129,7 +133,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_offset_is_relative_by_block),
-        cmocka_unit_test(test_offset_of_nothing_is_zero),
+        cmocka_unit_test(test_offset_from_zeros_is_no_number),
         cmocka_unit_test(test_offset_counts_many_blocks_together),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
