@@ -344,14 +344,6 @@ char **npo_options_rest(const npo_options *options, int *ret_count)
     return options->rest;
 }
 
-bool npo_options_is_given(const npo_options *options, const char *name)
-{
-    size_t index;
-    const npo_option *option = find_name(options->spec, name, strlen(name), &index);
-    assert(option && index < own_count(options->spec));
-    return options->sources[index] != SOURCE_DEFAULT;
-}
-
 /* ---- printing ---- */
 
 void npo_options_print_help(const npo_options_spec *spec, FILE *to)

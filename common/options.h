@@ -44,8 +44,6 @@ void npo_options_free(npo_options *options);
 npo_options_request npo_options_requested(const npo_options *options);
 /* Positional arguments, borrowed from argv. */
 char **npo_options_rest(const npo_options *options, int *ret_count);
-/* True when the option was given anywhere (flag, environment, file), not only by default. */
-bool npo_options_is_given(const npo_options *options, const char *name);
 /* Does what HELP, VERSION or PRINT_CONFIG asks, on `to`; false for RUN. */
 bool npo_options_answer(const npo_options_spec *spec, const npo_options *options,
                         const void *values, FILE *to);

@@ -53,7 +53,7 @@ void npo_command_print_help(const npo_command *command, void *file)
 
 static npo_exit run_read(const npo_command *command, const npo_options *options, const void *values)
 {
-    npo_call call = {.values = values, .options = options};
+    npo_call call = {.values = values};
     call.rest = npo_options_rest(options, &call.rest_count);
     if ((size_t)call.rest_count < command->rest_min)
         return npo_exit_with(NPO_EXIT_USAGE, "missing argument: npoctl %s %s", command->name,

@@ -13,8 +13,7 @@ typedef struct {
 
 typedef struct {
     const void *values; /* the command's struct */
-    const npo_options *options;
-    char **rest; /* positional arguments, NULL-terminated */
+    char **rest;        /* positional arguments, NULL-terminated */
     int rest_count;
 } npo_call;
 

@@ -100,7 +100,7 @@ static bool wait_for_signal(const npo_session *session, int64_t ms)
     return poll(&fd, 1, (int)ms) > 0;
 }
 
-bool npo_session_is_interrupted(const npo_session *session)
+static bool is_interrupted(const npo_session *session)
 {
     return wait_for_signal(session, 0);
 }
@@ -114,7 +114,7 @@ bool npo_session_sleep(npo_session *session, int64_t ms)
 
 static npo_exit explain(npo_session *session, npo_err err, const npo_error *error)
 {
-    if (err == NPO_E_CANCELLED && npo_session_is_interrupted(session))
+    if (err == NPO_E_CANCELLED && is_interrupted(session))
         return NPO_EXIT_INTERRUPTED;
     if (err == NPO_E_UNREACHABLE)
         return npo_exit_with(NPO_EXIT_UNREACHABLE, "%s; is npod running? ('npoctl up' starts it)",

@@ -31,6 +31,5 @@ npo_exit npo_session_download(npo_session *session, const char *hash, const char
                               npo_artifact *ret_artifact);
 /* Waits. False: interrupted. */
 bool npo_session_sleep(npo_session *session, int64_t ms);
-bool npo_session_is_interrupted(const npo_session *session);
 
 #endif

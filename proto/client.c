@@ -53,11 +53,6 @@ void npo_client_close(npo_client *client)
     free(client);
 }
 
-npo_identity *npo_client_identity(npo_client *client)
-{
-    return client->identity;
-}
-
 npo_err npo_client_bulk(npo_client *client, int index, npo_connection **ret_connection,
                         npo_error *error)
 {

@@ -34,6 +34,5 @@ npo_err npo_client_bulk(npo_client *client, int index, npo_connection **ret_conn
  */
 npo_err npo_client_wait(npo_client *client, npo_connection *connection, npo_answer *ret_answer,
                         npo_error *error) NPO_MUST_CHECK;
-npo_identity *npo_client_identity(npo_client *client);
 
 #endif

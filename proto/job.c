@@ -426,20 +426,6 @@ const char *const *npo_job_path_keys(void)
     return keys;
 }
 
-npo_err npo_job_check_imported(const npo_job *job, npo_error *error)
-{
-    const size_t base = offsetof(npo_job_reader, job);
-    for (int i = 0; i < REFS; i++) {
-        const npo_job_ref *ref = (const void *)((const char *)job + (refs[i].ref - base));
-        if (ref->path)
-            return npo_error_set(error, NPO_E_USAGE,
-                                 "%s: found the path '%.200s', expected {\"artifact\": HASH}: "
-                                 "npoctl imports paths",
-                                 refs[i].key, ref->path);
-    }
-    return NPO_OK;
-}
-
 const char *npo_job_recipe_name(npo_recipe recipe)
 {
     assert(recipe >= 0 && recipe < NPO_RECIPE_COUNT);
@@ -449,11 +435,4 @@ const char *npo_job_recipe_name(npo_recipe recipe)
 bool npo_job_is_training(const npo_job *job)
 {
     return NPO_FOR_TRAINING & 1u << job->recipe;
-}
-
-int64_t npo_job_rounds(const npo_job *job)
-{
-    if (!npo_job_is_training(job))
-        return 0;
-    return (job->train.steps + job->round_steps - 1) / job->round_steps;
 }

@@ -113,13 +113,8 @@ npo_err npo_job_read(const cJSON *json, npo_job *ret_job, npo_error *error) NPO_
  * NULL-terminated: what npoctl imports and npod pins. */
 const char *const *npo_job_path_keys(void);
 const char *npo_job_recipe_name(npo_recipe recipe);
-/* Rounds of a training recipe: ceil(steps / round_steps). */
-int64_t npo_job_rounds(const npo_job *job);
 /* True where the recipe trains in rounds (self-npo, diffusion, classifier). */
 bool npo_job_is_training(const npo_job *job);
-/* What npod and workers ask for: every reference of the job is an artifact. Errors: NPO_E_USAGE
- * naming the key and its path. */
-npo_err npo_job_check_imported(const npo_job *job, npo_error *error) NPO_MUST_CHECK;
 
 /* One key of the job file, for people and for the test that compares docs/job-file.md. */
 typedef struct {

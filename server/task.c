@@ -290,6 +290,10 @@ static void finish(npo_server *server, npo_job_record *job, npo_task_record *tas
     if (task->step_end > job->step) {
         job->step = task->step_end; /* written when the job is over, else found among its tasks */
         job->step_mono_ms = server->now.mono_ms;
+        if (job->rate_mono_ms == 0) { /* npod was restarted: the rate is measured from here */
+            job->rate_mono_ms = server->now.mono_ms;
+            job->rate_step = job->step;
+        }
     }
     if (job->counts[NPO_TASK_DONE] == job->tasks)
         npo_job_end(server, job, NPO_JOB_FINISH, NULL);

@@ -108,6 +108,15 @@ static npo_exit drain_events(reader *read, int64_t job)
 
 /* ---- the command ---- */
 
+static bool has_task(const cJSON *job_answer, int64_t task)
+{
+    const cJSON *tasks = cJSON_GetObjectItemCaseSensitive(job_answer, "tasks");
+    for (const cJSON *item = tasks ? tasks->child : NULL; item; item = item->next)
+        if (npo_json_int(item, "id", 0) == task)
+            return true;
+    return false;
+}
+
 static npo_exit look(reader *read, int64_t job, const logs_values *values, bool *ret_over)
 {
     npo_answer answer = {0};
@@ -117,11 +126,17 @@ static npo_exit look(reader *read, int64_t job, const logs_values *values, bool 
         return code;
     npo_job_view_read(cJSON_GetObjectItemCaseSensitive(answer.json, "job"), &view);
     *ret_over = npo_job_view_is_over(&view);
-    if (npo_json_bool(answer.json, "truncated", false) && !values->follow)
-        fprintf(stderr, "npoctl: the job has many tasks: only those that changed last are shown; "
-                        "--task N shows another\n");
-    code = strcmp(read->stream, "events") == 0 ? drain_events(read, job)
-                                               : drain_all(read, answer.json, values->task);
+    bool truncated = npo_json_bool(answer.json, "truncated", false);
+    if (truncated && !values->follow)
+        fprintf(stderr, "npoctl: the job has many tasks: only those that changed last are shown\n");
+    if (values->task && !has_task(answer.json, values->task))
+        code = npo_exit_with(NPO_EXIT_REFUSED, "job %lld has no task %lld%s", (long long)job,
+                             (long long)values->task,
+                             truncated ? " among those that changed last" : "");
+    else if (strcmp(read->stream, "events") == 0)
+        code = drain_events(read, job);
+    else
+        code = drain_all(read, answer.json, values->task);
     npo_answer_fini(&answer);
     fflush(stdout);
     return code;

@@ -302,6 +302,8 @@ def logs_show_and_follow(box):
     check_equal(following.wait(), 0, "exit code of logs -f")
     check_in("train round", following.log, "followed logs")
     check_in("train round", box.ctl("logs", job).out, "logs")
+    check_in("truncate round", box.ctl("logs", job, "--task", 2).out, "logs of a task")
+    check_in("job 1 has no task 99", box.ctl("logs", job, "--task", 99, check_code=5).err, "sentence")
 
 
 @test

@@ -103,7 +103,6 @@ static void test_options_keep_defaults(void **state)
     assert_int_equal(read_args(""), NPO_OK);
     assert_int_equal(values.threads, 4);
     assert_string_equal(values.state, "here");
-    assert_false(npo_options_is_given(options, "threads"));
     assert_int_equal(npo_options_requested(options), NPO_OPTIONS_RUN);
 }
 
@@ -145,7 +144,6 @@ static void test_options_rank_flag_environment_file_default(void **state)
     snprintf(args, sizeof args, "--config %s --threads 30", config);
     assert_int_equal(read_args(args), NPO_OK);
     assert_int_equal(values.threads, 30);
-    assert_true(npo_options_is_given(options, "cache-bytes"));
 }
 
 static void test_options_list_of_a_higher_source_replaces(void **state)

@@ -164,7 +164,6 @@ static void test_job_reads_every_member(void **state)
     assert_int_equal(cJSON_GetArraySize(job.evaluate.scales), 1);
     assert_int_equal(cJSON_GetArraySize(job.evaluate.betas), 2);
     assert_int_equal(cJSON_GetArraySize(job.evaluate.seeds), 3);
-    assert_int_equal(npo_job_rounds(&job), 10);
     cJSON_Delete(json);
 }
 
@@ -322,45 +321,6 @@ static void test_job_checks_from(void **state)
                    NPO_E_TYPE, "from.pools: found \"x\", expected 32 hex digits");
 }
 
-static void test_job_check_imported_names_the_path(void **state)
-{
-    static const struct {
-        npo_recipe recipe;
-        const char *key, *path;
-    } rows[] = {
-        {NPO_RECIPE_SELF_NPO, "model", "m"},
-        {NPO_RECIPE_SELF_NPO, "data", "d"},
-        {NPO_RECIPE_EVALUATE, "negative", "n"},
-        {NPO_RECIPE_EVALUATE, "evaluate.classifier", "c"},
-        {NPO_RECIPE_EVALUATE, "evaluate.data", "e"},
-    };
-    const char *artifact = "{\"artifact\": \"" HASH "\"}";
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        char sentence[200], path[16];
-        npo_job job;
-        npo_error error = {0};
-        bool evaluates = rows[i].recipe == NPO_RECIPE_EVALUATE;
-        snprintf(path, sizeof path, "\"%s\"", rows[i].path);
-        cJSON *json =
-            job_with(rows[i].recipe, evaluates ? PAIRS("model", artifact, "negative", artifact,
-                                                       "evaluate.classifier", artifact,
-                                                       "evaluate.data", artifact, rows[i].key, path)
-                                               : PAIRS("model", artifact, rows[i].key, path));
-        read_ok(json, &job);
-        assert_int_equal(npo_job_check_imported(&job, &error), NPO_E_USAGE);
-        snprintf(sentence, sizeof sentence,
-                 "%s: found the path '%s', expected {\"artifact\": HASH}: npoctl imports paths",
-                 rows[i].key, rows[i].path);
-        assert_string_equal(error.text, sentence);
-        cJSON_Delete(json);
-    }
-    npo_job job;
-    cJSON *json = job_with(NPO_RECIPE_SELF_NPO, PAIRS("model", artifact));
-    read_ok(json, &job);
-    assert_int_equal(npo_job_check_imported(&job, NULL), NPO_OK);
-    cJSON_Delete(json);
-}
-
 static void test_job_path_keys_are_the_paths(void **state)
 {
     const char *const *keys = npo_job_path_keys();
@@ -394,7 +354,6 @@ int main(void)
         cmocka_unit_test(test_job_refuses_many_workers_where_one_runs),
         cmocka_unit_test(test_job_refuses_contradictions),
         cmocka_unit_test(test_job_checks_from),
-        cmocka_unit_test(test_job_check_imported_names_the_path),
         cmocka_unit_test(test_job_path_keys_are_the_paths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

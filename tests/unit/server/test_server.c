@@ -603,6 +603,30 @@ static void test_server_shows_progress_from_heartbeats(void **state)
     rig_close(&rig);
 }
 
+static void test_server_measures_the_rate_anew_after_a_restart(void **state)
+{
+    npo_rig rig = {0};
+    rig_open(&rig);
+    rig_worker a = rig_hello(&rig, 1, "a", "c");
+    int64_t job = rig_submit(&rig, "\"recipe\":\"self-npo\",\"pipeline\":\"fused\",\"prompts\":"
+                                   "[\"a\"],\"round_steps\":10,\"train\":{\"steps\":30,\"batch\":1}");
+    assert_true(rig_pull(&rig, &a));
+    rig_restart(&rig);
+    a = rig_hello(&rig, 1, "a", "c");
+    assert_true(rig_pull(&rig, &a));
+    rig_tick(&rig, 5000);
+    rig_done(&rig, &a);
+    assert_true(rig_pull(&rig, &a));
+    ask_job(&rig, NPO_MESSAGE_JOB, job);
+    assert_true(npo_json_number(cJSON_GetObjectItem(rig.last, "job"), "eta_s", -1) < 0);
+    rig_tick(&rig, 8000);
+    rig_done(&rig, &a);
+    assert_true(rig_pull(&rig, &a));
+    ask_job(&rig, NPO_MESSAGE_JOB, job);
+    assert_true(npo_json_number(cJSON_GetObjectItem(rig.last, "job"), "eta_s", -1) == 8);
+    rig_close(&rig);
+}
+
 /* ---- events, streams, rendezvous ---- */
 
 static void test_server_event_numbers_are_never_used_again(void **state)
@@ -792,6 +816,7 @@ int main(void)
         cmocka_unit_test(test_server_continues_from_a_checkpoint),
         cmocka_unit_test(test_server_resolve_finds_outputs),
         cmocka_unit_test(test_server_shows_progress_from_heartbeats),
+        cmocka_unit_test(test_server_measures_the_rate_anew_after_a_restart),
         cmocka_unit_test(test_server_event_numbers_are_never_used_again),
         cmocka_unit_test(test_server_streams_take_each_byte_once),
         cmocka_unit_test(test_server_rendezvous_outlives_npod_but_not_the_attempt),
