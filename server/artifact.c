@@ -70,16 +70,11 @@ void npo_effects_discard(npo_server *server)
     }
 }
 
-static uint64_t key_of(const npo_hash *hash)
+uint64_t npo_effect_key(const npo_hash *hash)
 {
     uint64_t key;
     memcpy(&key, hash->bytes, sizeof key);
     return key | 1;
-}
-
-uint64_t npo_effect_key(const npo_hash *hash)
-{
-    return key_of(hash);
 }
 
 /* ---- pins ---- */
@@ -101,11 +96,12 @@ npo_err npo_handle_artifacts_missing(npo_server *server, npo_request *request)
     npo_buf *json = &request->reply->json;
     if (!cJSON_IsArray(hashes))
         return npo_error_set(&request->error, NPO_E_TYPE, "hashes: expected a list");
-    cJSON_ArrayForEach(item, hashes) if (!npo_hash_is_text(cJSON_GetStringValue(
-                                             item))) return npo_error_set(&request->error,
-                                                                          NPO_E_FORMAT,
-                                                                          "hashes: expected 32 hex "
-                                                                          "digits each");
+    cJSON_ArrayForEach(item, hashes)
+    {
+        if (!npo_hash_is_text(cJSON_GetStringValue(item)))
+            return npo_error_set(&request->error, NPO_E_FORMAT,
+                                 "hashes: expected 32 hex digits each");
+    }
     int count = 0;
     npo_buf_str(json, "{\"missing\":[");
     cJSON_ArrayForEach(item, hashes)
@@ -183,9 +179,7 @@ npo_err npo_handle_download(npo_server *server, npo_request *request)
     download_request wanted = {.bytes = NPO_CHUNK_BYTES};
     npo_hash hash;
     NPO_TRY(npo_request_fields(request, fields, &wanted));
-    if (npo_hash_parse(wanted.hash, &hash) != NPO_OK)
-        return npo_error_set(&request->error, NPO_E_FORMAT,
-                             "hash: found '%.40s', expected 32 hex digits", wanted.hash);
+    NPO_TRY(npo_request_hash(request, wanted.hash, &hash));
     npo_artifact_info info = npo_artifact_find(server, wanted.hash);
     if (!info.is_there)
         return npo_error_set(&request->error, NPO_E_NOT_FOUND, "artifact %s is not here",
@@ -239,7 +233,7 @@ static void unlink_artifact(npo_server *server, const char *hash)
         npo_state_fail(server, NPO_E_NOMEM, "cannot remove an artifact");
         return;
     }
-    effect->key = key_of(&effect->hash);
+    effect->key = npo_effect_key(&effect->hash);
 }
 
 /* Marks, and asks for the file to be removed: that happens after the commit. */
@@ -282,7 +276,6 @@ void npo_garbage_done(npo_server *server, npo_effect *effect)
 {
     char hash[NPO_HASH_TEXT_SIZE];
     npo_hash_format(&effect->hash, hash);
-    if (effect->error.code == NPO_OK && !npo_artifact_find(server, hash).is_there &&
-        !npo_upload_is_open(server, &effect->hash))
+    if (effect->error.code == NPO_OK)
         npo_run(server->store, NPO_SQL_ARTIFACT_DELETE, npo_text(hash));
 }
