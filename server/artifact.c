@@ -258,9 +258,29 @@ void npo_garbage_collect(npo_server *server, int64_t age_ms)
     }
 }
 
+/* Importing a large folder takes longer than a pin holds: pins of a client that is still at work
+ * hold on. */
+static void expire_pins(npo_server *server)
+{
+    enum { MAX = 64 }; /* clients; the others at the next tick */
+    int64_t boots[MAX];
+    int count = 0;
+    npo_query *rows =
+        npo_ask(server->store, NPO_SQL_PIN_EXPIRED, npo_int(server->now.wall_ms), npo_int(MAX));
+    while (npo_query_next(rows))
+        boots[count++] = npo_query_int(rows, 0);
+    for (int i = 0; i < count; i++) {
+        int64_t end_ms = npo_dedup_used_ms(server, (uint64_t)boots[i]) + NPO_PIN_CLIENT_MS;
+        if (end_ms >= server->now.wall_ms)
+            npo_run(server->store, NPO_SQL_PIN_EXTEND, npo_int(boots[i]), npo_int(end_ms));
+        else
+            npo_run(server->store, NPO_SQL_PIN_DELETE_BOOT, npo_int(boots[i]));
+    }
+}
+
 void npo_garbage_tick(npo_server *server)
 {
-    npo_run(server->store, NPO_SQL_PIN_DELETE_EXPIRED, npo_int(server->now.wall_ms));
+    expire_pins(server);
     npo_garbage_collect(server, server->options.garbage_age_ms);
 }
 

@@ -109,6 +109,19 @@ npo_dedup npo_dedup_find(npo_server *server, const npo_frame *frame, npo_server_
     return NPO_DEDUP_SEEN;
 }
 
+int64_t npo_dedup_used_ms(const npo_server *server, uint64_t boot)
+{
+    const requester *process = find(server, boot);
+    return process ? process->used_ms : 0;
+}
+
+void npo_dedup_touch(npo_server *server, uint64_t boot)
+{
+    requester *process = find(server, boot);
+    if (process)
+        process->used_ms = server->now.wall_ms;
+}
+
 /* ---- writing ---- */
 
 static void add_number(npo_buf *log, int64_t value)

@@ -133,8 +133,6 @@ bool npo_worker_matches(const npo_worker_record *worker, const npo_job_record *j
     const char *device = npo_json_string(job->constraints, "device", NULL);
     if (device && !device_matches(worker->device, device))
         return false;
-    if (npo_json_number(job->constraints, "memory_bytes", 0) > (double)worker->memory_bytes)
-        return false;
     return labels_match(worker->labels,
                         cJSON_GetObjectItemCaseSensitive(job->constraints, "label"));
 }

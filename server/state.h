@@ -247,6 +247,9 @@ typedef enum { NPO_DEDUP_NEW, NPO_DEDUP_SEEN, NPO_DEDUP_OLD } npo_dedup;
 npo_dedup npo_dedup_find(npo_server *server, const npo_frame *frame, npo_server_reply *ret_reply);
 void npo_dedup_put(npo_server *server, uint64_t boot, uint64_t request, const npo_request *done,
                    const char *json);
+/* When a process was last heard of, wall time; 0: not known. */
+int64_t npo_dedup_used_ms(const npo_server *server, uint64_t boot);
+void npo_dedup_touch(npo_server *server, uint64_t boot); /* heard of now */
 void npo_dedup_purge(npo_server *server);
 void npo_dedup_flush(npo_server *server);
 npo_err npo_dedup_load(npo_server *server) NPO_MUST_CHECK;

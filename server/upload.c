@@ -310,6 +310,7 @@ npo_err npo_handle_upload_chunk(npo_server *server, npo_request *request)
         return npo_error_set(&request->error, NPO_E_NOT_FOUND,
                              "no upload of artifact %s has been opened", chunk.hash);
     upload->touched_ms = server->now.mono_ms;
+    npo_dedup_touch(server, request->frame->boot);
     size_t len = request->frame->payload_len;
     if (len == 0 || len > NPO_CHUNK_BYTES ||
         (upload->size != UINT64_MAX && (uint64_t)chunk.offset + len > upload->size))

@@ -370,6 +370,24 @@ static void test_artifact_pins_of_clients_end_after_an_hour(void **state)
     rig_close(&rig);
 }
 
+/* An import of hours: what came first is there when the last file is. */
+static void test_artifact_pins_hold_while_their_client_is_at_work(void **state)
+{
+    npo_rig rig = {.options = {.garbage_age_ms = 1}};
+    rig_open(&rig);
+    const char *first = rig_publish(&rig, 1, "x"), *large = hash_of("a large file");
+    open_upload(&rig, 1, large, 12);
+    for (int i = 0; i < 12; i++) { /* half an hour for each byte */
+        char byte[2] = {"a large file"[i], 0};
+        assert_int_equal(send_chunk(&rig, 1, large, i, byte), i + 1);
+        rig_tick(&rig, HOUR_MS / 2);
+    }
+    assert_true(is_there(&rig, first));
+    rig_tick(&rig, HOUR_MS);
+    assert_false(is_there(&rig, first));
+    rig_close(&rig);
+}
+
 static void test_artifact_of_a_job_stays_until_it_is_removed(void **state)
 {
     npo_rig rig = {.options = {.garbage_age_ms = 1}};
@@ -576,6 +594,7 @@ int main(void)
         cmocka_unit_test(test_artifact_lost_import_fails_the_job),
         cmocka_unit_test(test_artifact_garbage_goes_by_age),
         cmocka_unit_test(test_artifact_pins_of_clients_end_after_an_hour),
+        cmocka_unit_test(test_artifact_pins_hold_while_their_client_is_at_work),
         cmocka_unit_test(test_artifact_of_a_job_stays_until_it_is_removed),
         cmocka_unit_test(test_artifact_of_a_task_is_pinned_until_it_ends),
         cmocka_unit_test(test_artifact_folder_keeps_its_files),

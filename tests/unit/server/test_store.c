@@ -257,7 +257,7 @@ static void test_store_migration_counts_tasks_of_ended_jobs(void **state)
 static bool may_scan(const char *name)
 {
     static const char *const names[] = {
-        "artifact_bytes",   "artifact_marked",   "pin_tasks", "pin_delete_expired", "request_log_all",
+        "artifact_bytes",   "artifact_marked",   "pin_tasks", "pin_expired", "request_log_all",
         "job_state_counts", "request_log_clear", "worker_all", "task_lost_input"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(names[i], name) == 0)
