@@ -357,7 +357,8 @@ char *npo_json_canonical(cJSON *json)
 
 int64_t npo_json_int(const cJSON *object, const char *key, int64_t fallback)
 {
-    return (int64_t)npo_json_number(object, key, (double)fallback);
+    double value = npo_json_number(object, key, NAN);
+    return fabs(value) <= INT_MAX_EXACT ? (int64_t)value : fallback;
 }
 
 double npo_json_number(const cJSON *object, const char *key, double fallback)

@@ -54,7 +54,7 @@ npo_err npo_json_set_path(cJSON *object, const char *path, const char *value,
  * when out of memory. Sorts the tree in place. */
 char *npo_json_canonical(cJSON *json);
 /* Convenience over cJSON for replies that were already checked. Defaults where key is missing or of
- * another type. */
+ * another type, or where npo_json_int would meet a number beyond 2^53. */
 int64_t npo_json_int(const cJSON *object, const char *key, int64_t fallback);
 double npo_json_number(const cJSON *object, const char *key, double fallback);
 const char *npo_json_string(const cJSON *object, const char *key, const char *fallback);

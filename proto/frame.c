@@ -89,6 +89,10 @@ npo_err npo_frame_decode(const void *bytes, size_t len, npo_frame *ret_frame, np
     if (at[2] != NPO_PROTOCOL_VERSION)
         return npo_error_set(error, NPO_E_VERSION, "protocol version %d, this build speaks %d",
                              at[2], (int)NPO_PROTOCOL_VERSION);
+    if (!ret_frame->is_reply && (ret_frame->boot == 0 || ret_frame->request == 0))
+        return npo_error_set(error, NPO_E_FORMAT, "boot id %llx, request id %llu: neither may be 0",
+                             (unsigned long long)ret_frame->boot,
+                             (unsigned long long)ret_frame->request);
     size_t json_len = (size_t)get_le(at + 4, 4);
     if (json_len > len - NPO_FRAME_HEADER_BYTES)
         return npo_error_set(error, NPO_E_FORMAT, "frame of %zu bytes says %zu bytes of JSON", len,

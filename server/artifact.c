@@ -70,16 +70,11 @@ void npo_effects_discard(npo_server *server)
     }
 }
 
-static uint64_t key_of(const npo_hash *hash)
+uint64_t npo_effect_key(const npo_hash *hash)
 {
     uint64_t key;
     memcpy(&key, hash->bytes, sizeof key);
     return key | 1;
-}
-
-uint64_t npo_effect_key(const npo_hash *hash)
-{
-    return key_of(hash);
 }
 
 /* ---- pins ---- */
@@ -101,11 +96,12 @@ npo_err npo_handle_artifacts_missing(npo_server *server, npo_request *request)
     npo_buf *json = &request->reply->json;
     if (!cJSON_IsArray(hashes))
         return npo_error_set(&request->error, NPO_E_TYPE, "hashes: expected a list");
-    cJSON_ArrayForEach(item, hashes) if (!npo_hash_is_text(cJSON_GetStringValue(
-                                             item))) return npo_error_set(&request->error,
-                                                                          NPO_E_FORMAT,
-                                                                          "hashes: expected 32 hex "
-                                                                          "digits each");
+    cJSON_ArrayForEach(item, hashes)
+    {
+        if (!npo_hash_is_text(cJSON_GetStringValue(item)))
+            return npo_error_set(&request->error, NPO_E_FORMAT,
+                                 "hashes: expected 32 hex digits each");
+    }
     int count = 0;
     npo_buf_str(json, "{\"missing\":[");
     cJSON_ArrayForEach(item, hashes)
@@ -183,9 +179,7 @@ npo_err npo_handle_download(npo_server *server, npo_request *request)
     download_request wanted = {.bytes = NPO_CHUNK_BYTES};
     npo_hash hash;
     NPO_TRY(npo_request_fields(request, fields, &wanted));
-    if (npo_hash_parse(wanted.hash, &hash) != NPO_OK)
-        return npo_error_set(&request->error, NPO_E_FORMAT,
-                             "hash: found '%.40s', expected 32 hex digits", wanted.hash);
+    NPO_TRY(npo_request_hash(request, wanted.hash, &hash));
     npo_artifact_info info = npo_artifact_find(server, wanted.hash);
     if (!info.is_there)
         return npo_error_set(&request->error, NPO_E_NOT_FOUND, "artifact %s is not here",
@@ -239,7 +233,7 @@ static void unlink_artifact(npo_server *server, const char *hash)
         npo_state_fail(server, NPO_E_NOMEM, "cannot remove an artifact");
         return;
     }
-    effect->key = key_of(&effect->hash);
+    effect->key = npo_effect_key(&effect->hash);
 }
 
 /* Marks, and asks for the file to be removed: that happens after the commit. */
@@ -264,9 +258,29 @@ void npo_garbage_collect(npo_server *server, int64_t age_ms)
     }
 }
 
+/* Importing a large folder takes longer than a pin holds: pins of a client that is still at work
+ * hold on. */
+static void expire_pins(npo_server *server)
+{
+    enum { MAX = 64 }; /* clients; the others at the next tick */
+    int64_t boots[MAX];
+    int count = 0;
+    npo_query *rows =
+        npo_ask(server->store, NPO_SQL_PIN_EXPIRED, npo_int(server->now.wall_ms), npo_int(MAX));
+    while (npo_query_next(rows))
+        boots[count++] = npo_query_int(rows, 0);
+    for (int i = 0; i < count; i++) {
+        int64_t end_ms = npo_dedup_used_ms(server, (uint64_t)boots[i]) + NPO_PIN_CLIENT_MS;
+        if (end_ms >= server->now.wall_ms)
+            npo_run(server->store, NPO_SQL_PIN_EXTEND, npo_int(boots[i]), npo_int(end_ms));
+        else
+            npo_run(server->store, NPO_SQL_PIN_DELETE_BOOT, npo_int(boots[i]));
+    }
+}
+
 void npo_garbage_tick(npo_server *server)
 {
-    npo_run(server->store, NPO_SQL_PIN_DELETE_EXPIRED, npo_int(server->now.wall_ms));
+    expire_pins(server);
     npo_garbage_collect(server, server->options.garbage_age_ms);
 }
 
@@ -282,7 +296,6 @@ void npo_garbage_done(npo_server *server, npo_effect *effect)
 {
     char hash[NPO_HASH_TEXT_SIZE];
     npo_hash_format(&effect->hash, hash);
-    if (effect->error.code == NPO_OK && !npo_artifact_find(server, hash).is_there &&
-        !npo_upload_is_open(server, &effect->hash))
+    if (effect->error.code == NPO_OK)
         npo_run(server->store, NPO_SQL_ARTIFACT_DELETE, npo_text(hash));
 }

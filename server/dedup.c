@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOG_BYTES_MAX = 8 << 20 }; /* then the log is written anew */
+enum { LOG_BYTES_MAX = 8 << 20 }; /* and twice what had to be kept: the log is written anew */
 
 typedef struct {
     uint64_t request; /* 0: none */
@@ -109,6 +109,19 @@ npo_dedup npo_dedup_find(npo_server *server, const npo_frame *frame, npo_server_
     return NPO_DEDUP_SEEN;
 }
 
+int64_t npo_dedup_used_ms(const npo_server *server, uint64_t boot)
+{
+    const requester *process = find(server, boot);
+    return process ? process->used_ms : 0;
+}
+
+void npo_dedup_touch(npo_server *server, uint64_t boot)
+{
+    requester *process = find(server, boot);
+    if (process)
+        process->used_ms = server->now.wall_ms;
+}
+
 /* ---- writing ---- */
 
 static void add_number(npo_buf *log, int64_t value)
@@ -163,9 +176,10 @@ void npo_dedup_flush(npo_server *server)
 {
     if (server->log.len == 0 && !server->log_is_old)
         return;
-    if (server->log_is_old || server->log_bytes > LOG_BYTES_MAX) {
+    if (server->log_is_old || server->log_bytes > LOG_BYTES_MAX + 2 * server->log_kept_bytes) {
         npo_run(server->store, NPO_SQL_REQUEST_LOG_CLEAR);
         add_snapshot(server);
+        server->log_kept_bytes = server->log.len;
         server->log_bytes = 0;
         server->log_is_old = false;
     }
@@ -179,22 +193,25 @@ void npo_dedup_flush(npo_server *server)
 
 void npo_dedup_purge(npo_server *server)
 {
-    enum { MAX = 256 }; /* the others the next time */
-    int64_t gone[MAX];
-    size_t count = 0;
+    enum { AT_ONCE = 256 };
+    int64_t gone[AT_ONCE];
+    size_t count;
     requester *process;
     /* Requests may wait for npod while it is away: what was answered just before that is kept for
      * as long again after a start. */
     if (server->now.mono_ms - server->start_ms < NPO_REQUEST_KEPT_MS)
         return;
-    for (size_t at = 0; count < MAX && (process = npo_map_next(&server->processes, &at));)
-        if (process->used_ms < server->now.wall_ms - NPO_REQUEST_KEPT_MS)
-            gone[count++] = (int64_t)process->boot;
-    for (size_t i = 0; i < count; i++) {
-        process_free(npo_map_get(&server->processes, gone[i]));
-        npo_map_remove(&server->processes, gone[i]);
-    }
-    server->log_is_old |= count > 0;
+    do {
+        count = 0;
+        for (size_t at = 0; count < AT_ONCE && (process = npo_map_next(&server->processes, &at));)
+            if (process->used_ms < server->now.wall_ms - NPO_REQUEST_KEPT_MS)
+                gone[count++] = (int64_t)process->boot;
+        for (size_t i = 0; i < count; i++) {
+            process_free(npo_map_get(&server->processes, gone[i]));
+            npo_map_remove(&server->processes, gone[i]);
+        }
+        server->log_is_old |= count > 0;
+    } while (count == AT_ONCE);
 }
 
 /* ---- loading ---- */

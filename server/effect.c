@@ -336,3 +336,24 @@ npo_err npo_effect_sweep(const char *state_dir, bool (*is_known)(void *self, con
     npo_file_list_fini(&list);
     return NPO_OK;
 }
+
+npo_err npo_effect_sweep_streams(const char *state_dir, bool (*is_job)(void *self, int64_t job),
+                                 void *self, npo_error *error)
+{
+    path dir, gone;
+    snprintf(dir.text, sizeof dir.text, "%s/streams", state_dir);
+    DIR *folder = opendir(dir.text);
+    if (!folder)
+        return npo_error_errno(error, errno, "cannot read '%s'", dir.text);
+    npo_err err = NPO_OK;
+    for (struct dirent *entry; !err && (entry = readdir(folder));) {
+        char *end;
+        int64_t job = strtoll(entry->d_name, &end, 10);
+        if (*end != '\0' || job <= 0 || is_job(self, job))
+            continue;
+        gone = streams_dir(state_dir, job);
+        err = npo_file_remove(gone.text, error);
+    }
+    closedir(folder);
+    return err;
+}

@@ -17,11 +17,11 @@
 #include <stdint.h>
 
 typedef enum {
-    NPO_EFFECT_WRITE, /* data at offset of the upload, which is removed when the disk is full */
-    NPO_EFFECT_PUBLISH,        /* verify the upload, sync, give it its name; again: fine */
-    NPO_EFFECT_READ,           /* size bytes at offset of an artifact */
-    NPO_EFFECT_UNLINK,         /* an artifact */
-    NPO_EFFECT_DISCARD,        /* an upload */
+    NPO_EFFECT_WRITE,   /* data at offset of the upload, which is removed when the disk is full */
+    NPO_EFFECT_PUBLISH, /* verify the upload, sync, give it its name; again: fine */
+    NPO_EFFECT_READ,    /* size bytes at offset of an artifact */
+    NPO_EFFECT_UNLINK,  /* an artifact */
+    NPO_EFFECT_DISCARD, /* an upload */
     NPO_EFFECT_STREAM_APPEND,  /* data at offset of a stream */
     NPO_EFFECT_STREAM_READ,    /* size bytes at offset of a stream */
     NPO_EFFECT_STREAMS_REMOVE, /* all of a job */
@@ -64,5 +64,8 @@ npo_err npo_effect_list_uploads(const char *state_dir,
  */
 npo_err npo_effect_sweep(const char *state_dir, bool (*is_known)(void *self, const char *hash),
                          void *self, npo_error *error) NPO_MUST_CHECK;
+/* The same for the streams of jobs: removed, but npod was killed before the files were. */
+npo_err npo_effect_sweep_streams(const char *state_dir, bool (*is_job)(void *self, int64_t job),
+                                 void *self, npo_error *error) NPO_MUST_CHECK;
 
 #endif

@@ -33,6 +33,17 @@ static void add_event(npo_buf *json, const npo_query *row, bool is_first)
     npo_buf_str(json, "}");
 }
 
+/* Before its first event there are only those of other jobs. */
+static void skip_others(npo_server *server, events_request *wanted)
+{
+    if (wanted->job == 0)
+        return;
+    int64_t first = npo_query_int_once(
+        npo_ask(server->store, NPO_SQL_JOB_FIRST_EVENT, npo_int(wanted->job)), 0);
+    if (wanted->after < first - 1)
+        wanted->after = first - 1;
+}
+
 npo_err npo_handle_events(npo_server *server, npo_request *request)
 {
     static const npo_json_field fields[] = {
@@ -45,6 +56,7 @@ npo_err npo_handle_events(npo_server *server, npo_request *request)
     events_request wanted = {.limit = NPO_EVENTS_PER_REPLY_MAX};
     NPO_TRY(npo_request_fields(request, fields, &wanted));
     npo_buf *json = &request->reply->json;
+    skip_others(server, &wanted);
     int64_t last = wanted.after, count = 0;
     npo_buf_str(json, "{\"events\":[");
     npo_query *rows = npo_ask(server->store, NPO_SQL_EVENT_LIST, npo_int(wanted.after),

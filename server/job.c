@@ -35,12 +35,28 @@ static npo_err read_texts(const npo_query *query, npo_job_record *job)
     NPO_TRY(copy_text(query, 1, &job->name));
     NPO_TRY(copy_text(query, 2, &job->recipe));
     NPO_TRY(copy_text(query, 9, &job->class));
-    NPO_TRY(copy_text(query, 20, &job->error));
-    const char *constraints = npo_query_text(query, 21);
+    NPO_TRY(copy_text(query, 19, &job->error));
+    const char *constraints = npo_query_text(query, 20);
     if (constraints && !(job->constraints = cJSON_Parse(constraints)))
         return NPO_E_NOMEM;
+    if (constraints)
+        job->constraints_hash = npo_hash_bytes(constraints, strlen(constraints));
     job->members = calloc((size_t)job->workers, sizeof *job->members);
     return job->members ? NPO_OK : NPO_E_NOMEM;
+}
+
+static bool is_ended(npo_job_state state)
+{
+    return state == NPO_JOB_DONE || state == NPO_JOB_FAILED || state == NPO_JOB_CANCELLED;
+}
+
+/* Of a job that is over; those of others are counted, and stand in the mirror. */
+static void read_counts(const npo_query *query, npo_job_record *job)
+{
+    job->counts[NPO_TASK_DONE] = npo_query_int(query, 21);
+    job->counts[NPO_TASK_FAILED] = npo_query_int(query, 22);
+    job->counts[NPO_TASK_CANCELLED] =
+        job->tasks - job->counts[NPO_TASK_DONE] - job->counts[NPO_TASK_FAILED];
 }
 
 npo_err npo_job_record_read(const npo_query *query, npo_job_record **ret_job)
@@ -60,13 +76,14 @@ npo_err npo_job_record_read(const npo_query *query, npo_job_record **ret_job)
         .steps = npo_query_int(query, 11),
         .rounds = npo_query_int(query, 12),
         .step = npo_query_int(query, 13),
-        .first_event = npo_query_int(query, 14),
-        .submitted_ms = npo_query_int(query, 15),
-        .started_ms = npo_query_int(query, 16),
-        .ended_ms = npo_query_int(query, 17),
-        .running_ms = npo_query_int(query, 18),
-        .used_ms = npo_query_int(query, 19),
+        .submitted_ms = npo_query_int(query, 14),
+        .started_ms = npo_query_int(query, 15),
+        .ended_ms = npo_query_int(query, 16),
+        .running_ms = npo_query_int(query, 17),
+        .used_ms = npo_query_int(query, 18),
     };
+    if (is_ended(job->state))
+        read_counts(query, job);
     npo_err err = read_texts(query, job);
     if (err) {
         npo_job_record_free(job);
@@ -74,6 +91,20 @@ npo_err npo_job_record_read(const npo_query *query, npo_job_record **ret_job)
     }
     *ret_job = job;
     return NPO_OK;
+}
+
+npo_job_state npo_job_find_state(const npo_server *server, int64_t id)
+{
+    const npo_job_record *job = npo_job_by_id(server, id);
+    if (job)
+        return job->state;
+    return (npo_job_state)npo_query_int_once(npo_ask(server->store, NPO_SQL_JOB_STATE, npo_int(id)),
+                                             NPO_JOB_STATE_COUNT);
+}
+
+bool npo_server_has_job(npo_server *server, int64_t job)
+{
+    return npo_job_find_state(server, job) != NPO_JOB_STATE_COUNT;
 }
 
 npo_job_record *npo_job_by_id(const npo_server *server, int64_t id)
@@ -151,8 +182,7 @@ void npo_job_start(npo_server *server, npo_job_record *job)
     if (job->started_ms == 0)
         job->started_ms = server->now.wall_ms;
     npo_job_clock(server, job);
-    job->rate_mono_ms = server->now.mono_ms;
-    job->rate_step = job->step;
+    npo_job_rate_start(server, job);
     server->has_incomplete |= job->member_count < job->workers;
     npo_event_add(server, job->id, 0, "job.started", NULL);
 }
@@ -173,6 +203,11 @@ static void cancel_tasks(npo_server *server, npo_job_record *job)
             npo_task_load(server, job->members[place]->task, &task))
             npo_task_abandon(server, job, &task, NPO_TASK_CANCEL, "task.cancelled", NULL);
     npo_run(server->store, NPO_SQL_TASK_CANCEL_ALL, npo_int(job->id), npo_int(server->last_event));
+    static const npo_task_state left[] = {NPO_TASK_WAITING, NPO_TASK_READY, NPO_TASK_DELAYED};
+    for (size_t i = 0; i < sizeof left / sizeof left[0]; i++) {
+        job->counts[NPO_TASK_CANCELLED] += job->counts[left[i]];
+        job->counts[left[i]] = 0;
+    }
 }
 
 /* Jobs that wait for this one need to no longer. */
@@ -221,6 +256,8 @@ void npo_job_end(npo_server *server, npo_job_record *job, npo_job_event event, c
     server->needs_schedule = true;
 }
 
+/* ---- time ---- */
+
 static bool is_over(const npo_server *server, const npo_job_record *job)
 {
     return job->state == NPO_JOB_RUNNING && job->time_limit_s > 0 &&
@@ -244,9 +281,11 @@ void npo_job_tick(npo_server *server)
     enum { MAX = 16 }; /* the others at the next tick */
     npo_job_record *job, *over[MAX];
     size_t count = 0;
-    for (size_t at = 0; count < MAX && (job = npo_map_next(&server->jobs, &at));)
-        if (is_over(server, job))
+    for (size_t at = 0; (job = npo_map_next(&server->jobs, &at));) {
+        npo_job_rate_tick(server, job);
+        if (count < MAX && is_over(server, job))
             over[count++] = job;
+    }
     while (count > 0)
         end_over(server, over[--count]);
 }
@@ -327,6 +366,7 @@ npo_err npo_handle_hold(npo_server *server, npo_request *request)
     npo_job_clock(server, job);
     npo_event_add(server, job->id, 0, "job.held", NULL);
     release_members(server, job);
+    server->needs_schedule = true; /* workers may have been kept for it */
     return answer_state(request, NPO_JOB_HELD);
 }
 
@@ -359,6 +399,18 @@ npo_err npo_job_load_after(npo_server *server, npo_job_record *job)
     return NPO_OK;
 }
 
+/* Errors: NPO_E_STATE: one of the jobs it waits for can never be done. */
+static npo_err check_after(npo_server *server, npo_request *request, const npo_job_record *job)
+{
+    for (size_t i = 0; i < job->after_count; i++)
+        if (npo_job_find_state(server, job->after[i]) == NPO_JOB_STATE_COUNT)
+            return npo_error_set(&request->error, NPO_E_STATE,
+                                 "cannot retry job %lld: job %lld, which it waits for, has been "
+                                 "removed",
+                                 (long long)job->id, (long long)job->after[i]);
+    return NPO_OK;
+}
+
 npo_err npo_handle_retry(npo_server *server, npo_request *request)
 {
     int64_t id;
@@ -373,6 +425,8 @@ npo_err npo_handle_retry(npo_server *server, npo_request *request)
         (void)refuse(request, id, "retry", job->state);
     if (!err)
         err = npo_job_load_after(server, job);
+    if (!err)
+        err = check_after(server, request, job);
     if (!err)
         err = npo_map_put(&server->jobs, id, job);
     if (err) {

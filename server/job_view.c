@@ -19,7 +19,7 @@ static void add_member(npo_server *server, const npo_job_record *job,
 {
     npo_task_record task;
     const npo_progress *at = &worker->progress;
-    if (worker->task == 0 || !npo_task_load(server, worker->task, &task))
+    if (worker->task == 0 || !npo_task_held(server, worker, &task))
         return;
     bool is_first = !*progress->kind;
     if (is_first || task.round < progress->round)
@@ -33,12 +33,7 @@ static void add_member(npo_server *server, const npo_job_record *job,
     if (isnan(progress->loss))
         progress->loss = at->loss;
     progress->samples_per_s += at->samples_per_s;
-    int64_t step = at->step;
-    /* An executor counts within its round, or over all of the job. */
-    if (task.step_end > 0 && at->steps > 0 && at->steps != job->steps)
-        step += task.step_end - at->steps;
-    if (job->steps > 0 && task.step_end == 0)
-        return; /* steps of a generate task are not optimizer steps */
+    int64_t step = job->steps > 0 ? at->optimizer_step : at->step;
     if (step > progress->step)
         progress->step = step;
     if (job->steps == 0 && at->steps > progress->steps)
@@ -54,24 +49,6 @@ static job_progress measure(npo_server *server, const npo_job_record *job)
     if (!*progress.kind && job->rounds > 0)
         progress.round = job->steps > 0 ? job->step * job->rounds / job->steps : 0;
     return progress;
-}
-
-/* Seconds left at the rate of steps since this npod (or the job) started; below 0: unknown. A round
- * of self-npo begins with phases that take no step: only whole rounds tell its rate, and the one in
- * hand counts down no further than its share. */
-static double estimate_s(const npo_server *server, const npo_job_record *job,
-                         const job_progress *progress)
-{
-    bool by_round = strcmp(job->recipe, "self-npo") == 0;
-    int64_t step = by_round ? job->step : progress->step, left = progress->steps - step;
-    int64_t until_ms = by_round ? job->step_mono_ms : server->now.mono_ms;
-    if (job->state != NPO_JOB_RUNNING || job->rate_mono_ms == 0 || step <= job->rate_step ||
-        left <= 0)
-        return -1;
-    double step_s = (double)(until_ms - job->rate_mono_ms) / 1000 / (double)(step - job->rate_step);
-    double spent_s = (double)(server->now.mono_ms - until_ms) / 1000;
-    double share_s = step_s * (double)job->steps / (double)(job->rounds > 0 ? job->rounds : 1);
-    return step_s * (double)left - fmin(spent_s, fmin(share_s, step_s * (double)left));
 }
 
 /* ---- JSON ---- */
@@ -112,7 +89,7 @@ static void add_job(npo_server *server, npo_job_record *job, npo_buf *json)
 {
     npo_buf reason = NPO_BUF_INIT;
     job_progress progress = measure(server, job);
-    double eta_s = estimate_s(server, job, &progress);
+    double eta_s = npo_job_eta_s(server, job);
     npo_schedule_reason(server, job, &reason);
     npo_buf_printf(json, "{\"id\":%lld,\"name\":", (long long)job->id);
     npo_json_add_text(json, job->name);
@@ -145,7 +122,6 @@ static npo_err add_row(npo_server *server, const npo_query *row, npo_buf *json, 
     if (!job) {
         NPO_TRY(npo_job_record_read(row, &ended));
         job = ended;
-        npo_job_recount(server, job);
     }
     add_job(server, job, json);
     if (with_spec) {
@@ -188,13 +164,20 @@ npo_err npo_handle_jobs(npo_server *server, npo_request *request)
     return err ? err : npo_buf_err(json);
 }
 
+/* For one more entry of a list and the end of the reply. */
+static bool has_room(const npo_buf *json)
+{
+    enum { ENTRY_BYTES_MAX = 8 * NPO_ERROR_TEXT_MAX };
+    return json->len < NPO_REPLY_BYTES_MAX - ENTRY_BYTES_MAX;
+}
+
 static void add_outputs(npo_server *server, int64_t job, npo_buf *json)
 {
     enum { MAX = 1000 };
     int count = 0;
     npo_query *rows = npo_ask(server->store, NPO_SQL_JOB_OUTPUTS, npo_int(job), npo_int(MAX));
     npo_buf_str(json, ",\"outputs\":[");
-    while (npo_query_next(rows)) {
+    while (has_room(json) && npo_query_next(rows)) {
         npo_buf_str(json, count++ ? ",{\"name\":" : "{\"name\":");
         npo_json_add_text(json, npo_query_text(rows, 0));
         npo_buf_printf(
@@ -203,6 +186,7 @@ static void add_outputs(npo_server *server, int64_t job, npo_buf *json)
             npo_query_text(rows, 3), (long long)npo_query_int(rows, 4),
             npo_query_int(rows, 5) ? "folder" : "file");
     }
+    npo_query_end(rows);
     npo_buf_str(json, "]");
 }
 
@@ -212,10 +196,11 @@ static void add_checkpoints(npo_server *server, int64_t job, npo_buf *json)
     int count = 0;
     npo_query *rows = npo_ask(server->store, NPO_SQL_JOB_CHECKPOINTS, npo_int(job), npo_int(MAX));
     npo_buf_str(json, ",\"checkpoints\":[");
-    while (npo_query_next(rows))
+    while (has_room(json) && npo_query_next(rows))
         npo_buf_printf(json, "%s{\"step\":%lld,\"task\":%lld,\"hash\":\"%s\"}", count++ ? "," : "",
                        (long long)npo_query_int(rows, 0), (long long)npo_query_int(rows, 1),
                        npo_query_text(rows, 2));
+    npo_query_end(rows);
     npo_buf_str(json, "]");
 }
 
@@ -242,7 +227,7 @@ static void add_tasks(npo_server *server, int64_t job, npo_buf *json)
     npo_query *rows = npo_ask(server->store, NPO_SQL_TASK_LIST, npo_int(job), npo_int(MAX + 1));
     npo_buf_str(json, ",\"tasks\":[");
     while (is_whole && npo_query_next(rows)) {
-        is_whole = count < MAX && json->len < NPO_REPLY_BYTES_MAX - 4096;
+        is_whole = count < MAX && has_room(json);
         if (is_whole)
             add_task(json, rows, count++ == 0);
     }

@@ -36,7 +36,7 @@ void npo_lease_tick(npo_server *server)
     /* When npod itself was stopped (suspended, a slow disk), heartbeats wait unread: the time is
      * the workers' again. */
     int64_t gap_ms = server->tick_ms ? server->now.mono_ms - server->tick_ms : 0;
-    bool was_away = gap_ms > server->options.lease_ms / 4;
+    bool was_away = gap_ms > server->options.lease_ms / 4 + NPO_SERVER_TICK_MS;
     for (size_t i = 0; i < server->worker_count; i++) {
         npo_worker_record *worker = server->workers[i];
         if (!npo_worker_is_alive(worker))

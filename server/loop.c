@@ -229,6 +229,7 @@ static void handle_alone(npo_loop *loop, batch_entry *entry)
     npo_server_handle(loop->server, &entry->frame, now(), entry->to, &entry->reply);
     if (npo_server_commit(loop->server, now(), &error) == NPO_OK) {
         answer_entry(loop, entry);
+        start_effects(loop); /* before the next one's failure takes them away */
         return;
     }
     drop_dropped(loop);
@@ -371,6 +372,11 @@ static bool is_known(void *self, const char *hash)
     return npo_server_has_artifact(self, hash);
 }
 
+static bool is_job(void *self, int64_t job)
+{
+    return npo_server_has_job(self, job);
+}
+
 static npo_err open_state(npo_loop *loop, npo_error *error)
 {
     char path[4096];
@@ -392,7 +398,8 @@ static npo_err open_state(npo_loop *loop, npo_error *error)
     };
     NPO_TRY(npo_server_new(loop->store, &server, now(), &loop->server, error));
     NPO_TRY(npo_effect_list_uploads(options->state_dir, found_upload, loop->server, error));
-    return npo_effect_sweep(options->state_dir, is_known, loop->server, error);
+    NPO_TRY(npo_effect_sweep(options->state_dir, is_known, loop->server, error));
+    return npo_effect_sweep_streams(options->state_dir, is_job, loop->server, error);
 }
 
 static npo_err open_all(npo_loop *loop, npo_error *error)

@@ -94,3 +94,22 @@ npo_err npo_request_read(npo_request *request, const npo_json_field *fields, siz
 {
     return npo_json_read(request->json, "", fields, count, true, ret_struct, &request->error);
 }
+
+npo_err npo_request_hash(npo_request *request, const char *text, npo_hash *ret_hash)
+{
+    if (npo_hash_parse(text, ret_hash) == NPO_OK)
+        return NPO_OK;
+    return npo_error_set(&request->error, NPO_E_FORMAT,
+                         "hash: found '%.40s', expected 32 hex digits", text);
+}
+
+npo_err npo_request_name(npo_request *request, const char *key, const char *name)
+{
+    for (const char *at = name; *at; at++)
+        if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            return npo_error_set(&request->error, NPO_E_USAGE, "%s: found a control character",
+                                 key);
+    if (!*name)
+        return npo_error_set(&request->error, NPO_E_USAGE, "%s: found \"\", expected a name", key);
+    return NPO_OK;
+}

@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum {
-    BLOCKED_MAX = 64,     /* jobs of the queue looked at in one go that cannot start */
+    BLOCKED_MAX = 64,     /* searches for workers in one go that find none */
     STEAL_AFTER_MS = 2000 /* a free worker that does not ask for its own shard loses it */
 };
 
@@ -23,8 +23,22 @@ static bool goes_first(const npo_job_record *a, const npo_job_record *b)
     return a->priority != b->priority ? a->priority > b->priority : a->id < b->id;
 }
 
+/* Of all that find_group looks at. */
+static npo_hash shape_of(const npo_job_record *job)
+{
+    struct {
+        npo_hash constraints, class;
+        int64_t workers, any_class;
+    } parts = {
+        .constraints = job->constraints_hash, .workers = job->workers, .any_class = job->any_class};
+    if (job->class)
+        parts.class = npo_hash_bytes(job->class, strlen(job->class));
+    return npo_hash_bytes(&parts, sizeof parts);
+}
+
 void npo_queue_add(npo_server *server, npo_job_record *job)
 {
+    job->shape = shape_of(job);
     if (server->queue_count == server->queue_cap) {
         size_t cap = server->queue_cap ? server->queue_cap * 2 : 64;
         npo_job_record **queue = realloc(server->queue, cap * sizeof *queue);
@@ -118,8 +132,6 @@ bool npo_worker_matches(const npo_worker_record *worker, const npo_job_record *j
         return true;
     const char *device = npo_json_string(job->constraints, "device", NULL);
     if (device && !device_matches(worker->device, device))
-        return false;
-    if (npo_json_number(job->constraints, "memory_bytes", 0) > (double)worker->memory_bytes)
         return false;
     return labels_match(worker->labels,
                         cJSON_GetObjectItemCaseSensitive(job->constraints, "label"));
@@ -263,9 +275,22 @@ static int compare_times(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-/* Marks the group that the job waits for and estimates when it is free: the job->workers-th end. */
-static int64_t reserve(const npo_server *server, const npo_job_record *job,
-                       const npo_worker_record *first, const npo_worker_record **reserved)
+/* What a pass over the queue has found out so far. */
+typedef struct {
+    /* Workers kept for the first job that has to wait, by index; with none: NULL. */
+    const npo_worker_record *reserved[NPO_WORKERS_MAX];
+    const npo_job_record *holder; /* for which they are kept, NULL: none */
+    int64_t start_ms;             /* when they are free, as far as one can tell */
+    struct {
+        npo_hash shape;
+        bool is_strict; /* not even reserved workers would do */
+    } blocked[BLOCKED_MAX];
+    int blocked_count;
+} queue_pass;
+
+/* Keeps the group that the job waits for; it is free at the job->workers-th end. */
+static void reserve(const npo_server *server, const npo_job_record *job,
+                    const npo_worker_record *first, queue_pass *pass)
 {
     int64_t ends[NPO_WORKERS_MAX];
     int count = 0;
@@ -273,11 +298,12 @@ static int64_t reserve(const npo_server *server, const npo_job_record *job,
         const npo_worker_record *worker = server->workers[i];
         if (!is_candidate(worker, job, false) || !can_join(first, worker, job->any_class))
             continue;
-        reserved[i] = worker;
+        pass->reserved[i] = worker;
         ends[count++] = worker->job ? end_of(server, worker->job) : server->now.mono_ms;
     }
     qsort(ends, (size_t)count, sizeof *ends, compare_times);
-    return ends[job->workers - 1];
+    pass->start_ms = ends[job->workers - 1];
+    pass->holder = job;
 }
 
 static bool is_startable(const npo_job_record *job)
@@ -293,43 +319,56 @@ static bool any_free(const npo_server *server)
     return false;
 }
 
-/* Tries to start one job of the queue. reserved is filled by the first that has to wait. */
-static bool try_start(npo_server *server, npo_job_record *job, const npo_worker_record **reserved,
-                      bool *has_reservation, int64_t *reservation_ms)
+/* A job that is over before the reserved workers are needed may use them meanwhile. */
+static bool is_short(const npo_server *server, const npo_job_record *job, const queue_pass *pass)
 {
-    bool is_short = job->time_limit_s > 0 && *has_reservation &&
-                    server->now.mono_ms + job->time_limit_s * 1000 <= *reservation_ms;
-    const npo_worker_record *const *avoid = *has_reservation && !is_short ? reserved : NULL;
+    return job->time_limit_s > 0 && pass->holder &&
+           server->now.mono_ms + job->time_limit_s * 1000 <= pass->start_ms;
+}
+
+/* True when a job of the same shape has looked in vain for the workers that this one may use: a
+ * thousand jobs for a device that is busy, or not there, must not hide the others. */
+static bool is_known_blocked(const queue_pass *pass, const npo_job_record *job, bool may_use_all)
+{
+    for (int i = 0; i < pass->blocked_count; i++)
+        if (npo_hash_equal(&pass->blocked[i].shape, &job->shape) &&
+            (pass->blocked[i].is_strict || !may_use_all))
+            return true;
+    return false;
+}
+
+/* Tries to start one job of the queue; the first that has to wait reserves its workers. */
+static bool try_start(npo_server *server, npo_job_record *job, queue_pass *pass)
+{
+    bool may_use_all = !pass->holder || is_short(server, job, pass);
+    if (is_known_blocked(pass, job, may_use_all))
+        return false;
+    const npo_worker_record *const *avoid = may_use_all ? NULL : pass->reserved;
     npo_worker_record *first = find_group(server, job, true, avoid);
     if (first) {
         allocate(server, job, first, avoid);
         return true;
     }
-    first = *has_reservation ? NULL : find_group(server, job, false, NULL);
-    if (first) {
-        *reservation_ms = reserve(server, job, first, reserved);
-        *has_reservation = true;
-    }
+    pass->blocked[pass->blocked_count].shape = job->shape;
+    pass->blocked[pass->blocked_count++].is_strict = may_use_all;
+    first = pass->holder ? NULL : find_group(server, job, false, NULL);
+    if (first)
+        reserve(server, job, first, pass);
     return false;
 }
 
 static void start_from_queue(npo_server *server)
 {
-    const npo_worker_record *reserved[NPO_WORKERS_MAX] = {0};
-    bool has_reservation = false;
-    int64_t reservation_ms = 0;
-    int blocked = 0;
-    for (size_t i = server->queue_count; i > 0 && blocked < BLOCKED_MAX; i--) {
+    queue_pass pass = {.holder = NULL};
+    for (size_t i = server->queue_count; i > 0 && pass.blocked_count < BLOCKED_MAX; i--) {
         npo_job_record *job = server->queue[i - 1];
-        if (!is_startable(job) ||
-            !try_start(server, job, reserved, &has_reservation, &reservation_ms)) {
-            blocked += is_startable(job);
+        if (!is_startable(job) || !try_start(server, job, &pass))
             continue;
-        }
         npo_queue_remove(server, job);
         if (!any_free(server))
-            return;
+            break;
     }
+    server->reserved_for = pass.holder ? pass.holder->id : 0;
 }
 
 void npo_schedule(npo_server *server)
@@ -447,55 +486,114 @@ npo_err npo_handle_pull(npo_server *server, npo_request *request)
 
 /* ---- reasons ---- */
 
-static void explain_after(const npo_job_record *job, npo_buf *text)
+static void explain_after(const npo_server *server, const npo_job_record *job, npo_buf *text)
 {
     npo_buf_str(text, job->after_count > 1 ? "waits for jobs" : "waits for job");
-    for (size_t i = 0; i < job->after_count && i < 8; i++)
+    for (size_t i = 0; i < job->after_count && i < 8; i++) {
+        npo_job_state at = npo_job_find_state(server, job->after[i]);
         npo_buf_printf(text, "%s %lld", i ? "," : "", (long long)job->after[i]);
+        if (at == NPO_JOB_FAILED || at == NPO_JOB_CANCELLED)
+            npo_buf_printf(text, " (%s: `npoctl retry %lld`)", npo_job_state_name(at),
+                           (long long)job->after[i]);
+    }
     npo_buf_str(text, job->after_count > 8 ? ", ... to be done" : " to be done");
+}
+
+/* Workers that could do a job together. */
+typedef struct {
+    const npo_worker_record *first; /* NULL: there are not enough */
+    int members, unused;
+} group;
+
+/* The group that is nearest to being free. */
+static group best_group(const npo_server *server, const npo_job_record *job)
+{
+    group best = {0}, tried = {0};
+    for (size_t i = 0; i < server->worker_count; i++) {
+        const npo_worker_record *worker = server->workers[i];
+        if (!is_candidate(worker, job, false) ||
+            (tried.first && can_join(tried.first, worker, job->any_class)))
+            continue;
+        tried = (group){worker, count_group(server, job, worker, false, NULL),
+                        count_group(server, job, worker, true, NULL)};
+        if (tried.members >= job->workers && (!best.first || tried.unused > best.unused))
+            best = tried;
+    }
+    return best;
+}
+
+static void explain_busy(const npo_server *server, const npo_job_record *job, const group *found,
+                         npo_buf *text)
+{
+    enum { JOBS_MAX = 4 };
+    const npo_job_record *seen[JOBS_MAX];
+    int count = 0;
+    npo_buf_printf(text, "needs %d workers, %d of %d are free", job->workers, found->unused,
+                   found->members);
+    for (size_t i = 0; i < server->worker_count && count < JOBS_MAX; i++) {
+        const npo_worker_record *worker = server->workers[i];
+        int known = 0;
+        if (!worker->job || !is_candidate(worker, job, false) ||
+            !can_join(found->first, worker, job->any_class))
+            continue;
+        while (known < count && seen[known] != worker->job)
+            known++;
+        if (known < count)
+            continue;
+        npo_buf_printf(text, "%s %lld", count ? "," : ", others have job",
+                       (long long)worker->job->id);
+        seen[count++] = worker->job;
+    }
+}
+
+static void explain_no_group(const npo_job_record *job, int alive, int matching, npo_buf *text)
+{
+    if (alive == 0)
+        npo_buf_str(text, "there are no workers");
+    else if (matching < job->workers && job->class && !job->any_class)
+        npo_buf_printf(text,
+                       "needs %d workers of numeric class '%s' that match its constraints, there "
+                       "are %d (any_class would let it use others)",
+                       job->workers, job->class, matching);
+    else if (matching < job->workers)
+        npo_buf_printf(text, "needs %d workers, %d of %d match its constraints", job->workers,
+                       matching, alive);
+    else
+        npo_buf_printf(text,
+                       "needs %d workers of one numeric class and build; %d match, but differ",
+                       job->workers, matching);
+}
+
+static void explain_pending(const npo_server *server, const npo_job_record *job, npo_buf *text)
+{
+    int alive = 0, matching = 0;
+    for (size_t i = 0; i < server->worker_count; i++) {
+        alive += npo_worker_is_alive(server->workers[i]);
+        matching += is_candidate(server->workers[i], job, false);
+    }
+    group found = best_group(server, job);
+    if (job->after_count > 0)
+        explain_after(server, job, text);
+    else if (!found.first)
+        explain_no_group(job, alive, matching, text);
+    else if (found.unused < job->workers)
+        explain_busy(server, job, &found, text);
+    else if (server->needs_schedule)
+        npo_buf_str(text, "is looked at when a worker next asks for work, within a second");
+    else if (server->reserved_for > 0)
+        npo_buf_printf(text, "waits behind job %lld, for which workers are kept",
+                       (long long)server->reserved_for);
+    else
+        npo_buf_printf(text, "waits behind %d kinds of jobs that cannot start", (int)BLOCKED_MAX);
 }
 
 void npo_schedule_reason(const npo_server *server, const npo_job_record *job, npo_buf *ret_text)
 {
-    int alive = 0, matching = 0, is_free = 0;
-    for (size_t i = 0; i < server->worker_count; i++) {
-        const npo_worker_record *worker = server->workers[i];
-        alive += npo_worker_is_alive(worker);
-        matching += is_candidate(worker, job, false);
-        is_free += is_candidate(worker, job, true);
-    }
-    int missing = job->workers - job->member_count;
-    if (job->state == NPO_JOB_RUNNING && missing > 0)
-        npo_buf_printf(ret_text, "waits for %d of its %d workers, which were lost", missing,
-                       job->workers);
-    if (job->state == NPO_JOB_HELD)
-        npo_buf_printf(ret_text, "`npoctl release %lld` lets it go on", (long long)job->id);
-    if (job->state != NPO_JOB_PENDING)
-        return;
-    if (job->after_count > 0)
-        explain_after(job, ret_text);
-    else if (alive == 0)
-        npo_buf_str(ret_text, "there are no workers");
-    else if (matching < job->workers && job->class && !job->any_class)
-        npo_buf_printf(ret_text,
-                       "needs %d workers of numeric class '%s' that match its constraints, there "
-                       "are %d (any_class would let it use others)",
-                       job->workers, job->class, matching);
-    else if (alive < job->workers)
-        npo_buf_printf(ret_text, "needs %d workers, there %s %d", job->workers,
-                       alive == 1 ? "is" : "are", alive);
-    else if (matching < job->workers)
-        npo_buf_printf(ret_text, "needs %d worker%s, %d of %d match its constraints", job->workers,
-                       job->workers == 1 ? "" : "s", matching, alive);
-    else if (!find_group(server, job, false, NULL))
-        npo_buf_printf(ret_text,
-                       "needs %d workers of one numeric class and build; %d match, but differ",
-                       job->workers, matching);
-    else if (is_free < job->workers)
-        npo_buf_printf(ret_text, "needs %d worker%s, %d %s free", job->workers,
-                       job->workers == 1 ? "" : "s", is_free, is_free == 1 ? "is" : "are");
-    else if (server->queue_count > 0 && server->queue[0] == job)
-        npo_buf_str(ret_text, "starts when its workers ask for work");
-    else
-        npo_buf_str(ret_text, "waits behind a job of higher priority, or one submitted earlier");
+    if (job->state == NPO_JOB_PENDING)
+        explain_pending(server, job, ret_text);
+    else if (job->state == NPO_JOB_HELD)
+        npo_buf_printf(ret_text, "held: `npoctl release %lld` lets it go on", (long long)job->id);
+    else if (job->state == NPO_JOB_RUNNING && job->member_count < job->workers)
+        npo_buf_printf(ret_text, "has %d of its %d workers, waits for the others",
+                       job->member_count, job->workers);
 }

@@ -19,6 +19,7 @@
 #ifndef NPO_SERVER_SERVER_H
 #define NPO_SERVER_SERVER_H
 
+#include "common/bounds.h"
 #include "common/buf.h"
 #include "common/err.h"
 #include "proto/frame.h"
@@ -36,7 +37,7 @@ enum {
     NPO_PIN_CLIENT_MS = 3600000,
     NPO_RENDEZVOUS_KEYS_MAX = 4096,
     NPO_OUTPUTS_PER_TASK_MAX = 4096,
-    NPO_UPLOADS_MAX = 256 /* arriving at a time */
+    NPO_UPLOADS_MAX = 4 * NPO_WORKERS_MAX /* arriving at a time */
 };
 
 typedef struct {
@@ -89,7 +90,8 @@ void npo_server_tick(npo_server *server, npo_time now);
 void npo_server_stop(npo_server *server);
 /* An upload found at start; see npo_effect_list_uploads. */
 void npo_server_add_upload(npo_server *server, const npo_hash *hash, uint64_t size);
-/* True when the database knows this artifact. */
+/* True when the database knows this job, artifact. */
+bool npo_server_has_job(npo_server *server, int64_t job);
 bool npo_server_has_artifact(npo_server *server, const char *hash);
 uint64_t npo_server_epoch(const npo_server *server);
 /* True once after a commit that changed what others may wait for: time for a hint. */

@@ -133,27 +133,13 @@ static npo_worker_record *read_worker(const npo_query *query, int64_t *ret_job)
     return worker;
 }
 
-static npo_err add_worker(npo_server *server, npo_worker_record *worker)
-{
-    if (server->worker_count == server->worker_cap) {
-        size_t cap = server->worker_cap ? server->worker_cap * 2 : 16;
-        npo_worker_record **workers = realloc(server->workers, cap * sizeof *workers);
-        if (!workers)
-            return NPO_E_NOMEM;
-        server->workers = workers;
-        server->worker_cap = cap;
-    }
-    server->workers[server->worker_count++] = worker;
-    return NPO_OK;
-}
-
 static npo_err load_workers(npo_server *server)
 {
     npo_query *rows = npo_ask(server->store, NPO_SQL_WORKER_ALL);
     while (npo_query_next(rows)) {
         int64_t job_id;
         npo_worker_record *worker = read_worker(rows, &job_id);
-        npo_err err = worker ? add_worker(server, worker) : NPO_E_NOMEM;
+        npo_err err = worker ? npo_worker_add(server, worker) : NPO_E_NOMEM;
         if (err) {
             npo_worker_free(worker);
             npo_query_end(rows);
@@ -170,6 +156,13 @@ static npo_err load_workers(npo_server *server)
     return NPO_OK;
 }
 
+/* Since a moment that was written down; the wall clock may have been set back since. */
+static int64_t elapsed_ms(const npo_server *server, int64_t since_wall_ms)
+{
+    int64_t elapsed = server->now.wall_ms - since_wall_ms;
+    return since_wall_ms > 0 && elapsed > 0 ? elapsed : 0;
+}
+
 static npo_err load_jobs(npo_server *server)
 {
     npo_err err = NPO_OK;
@@ -177,34 +170,18 @@ static npo_err load_jobs(npo_server *server)
     while (!err && npo_query_next(rows)) {
         npo_job_record *job = NULL;
         err = npo_job_record_read(rows, &job);
-        if (!err && (err = npo_map_put(&server->jobs, job->id, job)))
-            npo_job_record_free(job);
+        if (!err)
+            err = npo_job_load_after(server, job);
+        if (!err)
+            err = npo_map_put(&server->jobs, job->id, job);
         if (err) {
+            npo_job_record_free(job);
             npo_query_end(rows);
             return err;
         }
-        if (job->running_ms > 0)
-            job->running_mono_ms = server->now.mono_ms - (server->now.wall_ms - job->running_ms);
+        job->running_mono_ms = server->now.mono_ms - elapsed_ms(server, job->running_ms);
     }
     return err;
-}
-
-static npo_err load_after(npo_server *server)
-{
-    npo_query *rows = npo_ask(server->store, NPO_SQL_JOB_AFTER_ALL);
-    while (npo_query_next(rows)) {
-        npo_job_record *job = npo_job_by_id(server, npo_query_int(rows, 0));
-        if (!job)
-            continue;
-        int64_t *after = realloc(job->after, (job->after_count + 1) * sizeof *after);
-        if (!after) {
-            npo_query_end(rows);
-            return NPO_E_NOMEM;
-        }
-        after[job->after_count++] = npo_query_int(rows, 1);
-        job->after = after;
-    }
-    return NPO_OK;
 }
 
 static int compare_ids(const void *a, const void *b)
@@ -223,6 +200,7 @@ static npo_err queue_jobs(npo_server *server)
         return NPO_E_NOMEM;
     while ((job = npo_map_next(&server->jobs, &at))) {
         npo_job_recount(server, job);
+        job->mark_step = job->checkpoint_step = job->step;
         if (job->state == NPO_JOB_PENDING)
             jobs[count++] = job;
     }
@@ -260,8 +238,6 @@ npo_err npo_state_load(npo_server *server, npo_error *error)
     npo_err err = npo_dedup_load(server);
     if (!err)
         err = load_jobs(server);
-    if (!err)
-        err = load_after(server);
     if (!err)
         err = load_workers(server);
     if (!err)
@@ -333,7 +309,8 @@ static void flush_job(npo_server *server, npo_job_record *job)
     npo_run(server->store, NPO_SQL_JOB_UPDATE, npo_int(job->id), npo_int(job->state),
             npo_text(job->class), npo_int(job->step), time_or_null(job->started_ms),
             time_or_null(job->ended_ms), time_or_null(job->running_ms), npo_int(job->used_ms),
-            npo_text(job->error));
+            npo_text(job->error), npo_int(job->counts[NPO_TASK_DONE]),
+            npo_int(job->counts[NPO_TASK_FAILED]));
     job->dirty = false;
 }
 

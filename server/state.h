@@ -68,10 +68,13 @@ const char *npo_task_state_name(npo_task_state state);
 
 typedef struct npo_job_record npo_job_record;
 
+enum { NPO_REPLACED_MAX = 8 };
+
 typedef struct {
     int64_t task, attempt; /* 0: none */
     int64_t step, steps;
     char phase[32];
+    int64_t optimizer_step;     /* of the job, 0: the task does none */
     double loss, samples_per_s; /* NaN, 0: unknown */
 } npo_progress;
 
@@ -101,6 +104,8 @@ typedef struct {
     int64_t free_since_ms; /* monotonic, while task is 0 */
     int64_t pulled_ms;     /* monotonic, of its last pull */
     npo_progress progress;
+    uint64_t replaced[NPO_REPLACED_MAX]; /* boots that lost the name to a later one; a ring */
+    unsigned replaced_count;
     npo_task_record held; /* the task it holds, as it was when it got it; id 0: not known */
 } npo_worker_record;
 
@@ -110,24 +115,27 @@ struct npo_job_record {
     char *name, *recipe, *class, *error; /* owned; class, error: NULL until there is one */
     char *spec;                          /* owned; NULL until wanted */
     cJSON *constraints;                  /* owned, NULL: none */
-    int64_t *after;                      /* jobs that must be done first; owned */
+    npo_hash constraints_hash;           /* of their text; 0: none */
+    npo_hash shape; /* while it is queued: jobs of one shape find the same workers */
+    int64_t *after; /* jobs that must be done first; owned */
     size_t after_count;
     npo_job_state state;
     int64_t priority, retries, time_limit_s;
     int workers;
     bool any_class;
-    int64_t tasks, steps, rounds, step, first_event;
+    int64_t tasks, steps, rounds, step;
     int64_t submitted_ms, started_ms, ended_ms, running_ms, used_ms; /* wall; 0: not yet */
     int64_t counts[NPO_TASK_STATE_COUNT];
     npo_worker_record **members; /* `workers` of them, NULL where one is missing; owned */
     int member_count;
     bool dirty;
     /* not stored */
-    int64_t running_mono_ms;         /* when it began to run */
-    int64_t rate_mono_ms, rate_step; /* from where the rate of steps is measured, 0: nowhere */
-    int64_t step_mono_ms;            /* when `step` was reached */
-    npo_job_record *next_dirty;      /* in server->dirty, when dirty */
-    npo_job_record *next_dead;       /* in server->dead: ended, to be freed when written */
+    int64_t running_mono_ms; /* when it began to run */
+    /* see job_rate.c */
+    int64_t rate_mono_ms, rate_step, mark_mono_ms, mark_step, checkpoint_step;
+    bool mark_is_checkpoint;
+    npo_job_record *next_dirty; /* in server->dirty, when dirty */
+    npo_job_record *next_dead;  /* in server->dead: ended, to be freed when written */
 };
 
 typedef struct {
@@ -145,8 +153,9 @@ struct npo_server {
     int64_t start_ms; /* monotonic */
     int64_t purge_ms; /* of the next purge, monotonic */
     int64_t epoch, last_event;
-    bool needs_schedule; /* a worker or a place in a job has become free */
-    bool has_incomplete; /* a running job may lack workers */
+    bool needs_schedule;  /* a worker or a place in a job has become free */
+    bool has_incomplete;  /* a running job may lack workers */
+    int64_t reserved_for; /* pending job for which the last pass over the queue keeps workers */
     bool hint, hint_pending;
     npo_error failure; /* of logic in the midst of writing: the group cannot be committed */
 
@@ -166,6 +175,7 @@ struct npo_server {
     npo_map processes;                   /* boot id -> its last requests, see dedup.c */
     npo_buf log;                         /* requests answered in this group */
     size_t log_bytes;                    /* stored */
+    size_t log_kept_bytes;               /* of them when it was last written anew */
     bool log_is_old;                     /* to be written anew */
     npo_map pinned;                      /* tasks that hold pins; values are not used */
     npo_map later; /* requests that wait for an effect, by boot ^ request; values are not used */
@@ -202,6 +212,11 @@ npo_err npo_request_read(npo_request *request, const npo_json_field *fields, siz
 #define npo_request_fields(request, fields, to)                                                    \
     npo_request_read(request, fields, sizeof(fields) / sizeof((fields)[0]), to)
 
+/* Errors: NPO_E_FORMAT. */
+npo_err npo_request_hash(npo_request *request, const char *text, npo_hash *ret_hash) NPO_MUST_CHECK;
+/* Names are shown on terminals. Errors: NPO_E_USAGE: empty, or with a control character. */
+npo_err npo_request_name(npo_request *request, const char *key, const char *name) NPO_MUST_CHECK;
+
 /* ---- state.c ---- */
 npo_err npo_state_load(npo_server *server, npo_error *error) NPO_MUST_CHECK;
 void npo_state_unload(npo_server *server);
@@ -232,6 +247,9 @@ typedef enum { NPO_DEDUP_NEW, NPO_DEDUP_SEEN, NPO_DEDUP_OLD } npo_dedup;
 npo_dedup npo_dedup_find(npo_server *server, const npo_frame *frame, npo_server_reply *ret_reply);
 void npo_dedup_put(npo_server *server, uint64_t boot, uint64_t request, const npo_request *done,
                    const char *json);
+/* When a process was last heard of, wall time; 0: not known. */
+int64_t npo_dedup_used_ms(const npo_server *server, uint64_t boot);
+void npo_dedup_touch(npo_server *server, uint64_t boot); /* heard of now */
 void npo_dedup_purge(npo_server *server);
 void npo_dedup_flush(npo_server *server);
 npo_err npo_dedup_load(npo_server *server) NPO_MUST_CHECK;
@@ -242,6 +260,8 @@ npo_worker_record *npo_worker_by_id(const npo_server *server, int64_t id);
 /* The worker of a request, whose lease is renewed. Errors: NPO_E_FENCED. */
 npo_err npo_worker_check(npo_server *server, npo_request *request, int64_t id,
                          npo_worker_record **ret_worker) NPO_MUST_CHECK;
+/* Takes it unless memory is short; ids rise. */
+npo_err npo_worker_add(npo_server *server, npo_worker_record *worker) NPO_MUST_CHECK;
 void npo_worker_free(npo_worker_record *worker);
 bool npo_worker_is_alive(const npo_worker_record *worker);
 const char *npo_worker_state(const npo_worker_record *worker);
@@ -314,6 +334,8 @@ npo_err npo_fence_check(npo_server *server, npo_request *request, const npo_fenc
 
 /* ---- job.c ---- */
 npo_job_record *npo_job_by_id(const npo_server *server, int64_t id); /* active ones; else NULL */
+/* NPO_JOB_STATE_COUNT: there is no such job. */
+npo_job_state npo_job_find_state(const npo_server *server, int64_t id);
 void npo_job_record_free(npo_job_record *job);
 void npo_job_touch(npo_server *server, npo_job_record *job); /* to be written at the next flush */
 npo_err npo_job_record_read(const npo_query *query, npo_job_record **ret_job) NPO_MUST_CHECK;
@@ -326,10 +348,19 @@ void npo_job_start(npo_server *server, npo_job_record *job);
  */
 void npo_job_clock(npo_server *server, npo_job_record *job);
 int64_t npo_job_used_ms(const npo_server *server, const npo_job_record *job);
-void npo_job_tick(npo_server *server); /* time limits */
+void npo_job_tick(npo_server *server); /* time limits, checkpoints */
 const char *npo_job_spec(npo_server *server, npo_job_record *job);
 
-/* ---- artifact.c, upload.c, garbage.c ---- */
+/* ---- job_rate.c ---- */
+void npo_job_rate_start(const npo_server *server, npo_job_record *job); /* the job begins to run */
+void npo_job_rate_tick(const npo_server *server, npo_job_record *job);
+/* A worker says that so many optimizer steps are done. */
+void npo_job_advance(const npo_server *server, npo_job_record *job, int64_t step);
+/* Seconds left; below 0: not known. Falls between checkpoints; a round that takes longer than those
+ * before holds it, and raises it when it is over. */
+double npo_job_eta_s(const npo_server *server, const npo_job_record *job);
+
+/* ---- artifact.c, upload.c ---- */
 typedef struct {
     bool is_there, is_folder;
     int64_t size;
@@ -352,7 +383,6 @@ void npo_garbage_tick(npo_server *server);
 void npo_garbage_resume(npo_server *server);
 void npo_garbage_collect(npo_server *server, int64_t age_ms);
 void npo_upload_ended(npo_server *server, const npo_hash *hash, npo_err err);
-bool npo_upload_is_open(const npo_server *server, const npo_hash *hash);
 void npo_uploads_tick(npo_server *server);
 void npo_uploads_free(npo_server *server);
 void npo_uploads_rollback(npo_server *server);

@@ -129,16 +129,23 @@ static npo_err check_artifacts(npo_server *server, npo_request *request, const c
     return NPO_OK;
 }
 
+/* The checkpoint is known to be there. */
+static npo_err check_pools(npo_server *server, npo_request *request, const cJSON *from)
+{
+    const cJSON *pool;
+    cJSON_ArrayForEach(pool, cJSON_GetObjectItemCaseSensitive(from, "pools"))
+    {
+        NPO_TRY(check_artifact(server, request, "from", cJSON_GetStringValue(pool)));
+    }
+    return NPO_OK;
+}
+
 static npo_err check_after(npo_server *server, npo_request *request, const cJSON *after)
 {
     const cJSON *item;
     cJSON_ArrayForEach(item, after)
     {
-        npo_query *row =
-            npo_ask(server->store, NPO_SQL_JOB_GET, npo_int((int64_t)item->valuedouble));
-        bool is_there = npo_query_next(row);
-        npo_query_end(row);
-        if (!is_there)
+        if (npo_job_find_state(server, (int64_t)item->valuedouble) == NPO_JOB_STATE_COUNT)
             return npo_error_set(&request->error, NPO_E_NOT_FOUND, "after: there is no job %lld",
                                  (long long)item->valuedouble);
     }
@@ -160,6 +167,7 @@ static npo_err check(npo_server *server, npo_request *request, submit_request *s
                              strlen(submission->text), (int)SPEC_BYTES_MAX);
     NPO_TRY(npo_job_read(submission->json, &submission->job, &request->error));
     NPO_TRY(check_artifacts(server, request, submission->json));
+    NPO_TRY(check_pools(server, request, submission->job.from));
     NPO_TRY(check_after(server, request, submission->job.after));
     if (server->jobs.count >= NPO_JOBS_ACTIVE_MAX)
         return npo_error_set(&request->error, NPO_E_LIMIT,
@@ -266,10 +274,7 @@ static void insert_after(npo_server *server, const submit_request *submission)
     cJSON_ArrayForEach(item, submission->job.after)
     {
         int64_t needs = (int64_t)item->valuedouble;
-        npo_query *row = npo_ask(server->store, NPO_SQL_JOB_GET, npo_int(needs));
-        bool is_done = npo_query_next(row) && npo_query_int(row, 3) == NPO_JOB_DONE;
-        npo_query_end(row);
-        if (!is_done)
+        if (npo_job_find_state(server, needs) != NPO_JOB_DONE)
             npo_run(server->store, NPO_SQL_JOB_AFTER_INSERT, npo_int(submission->id),
                     npo_int(needs));
     }

@@ -171,7 +171,7 @@ npo_err npo_fence_check(npo_server *server, npo_request *request, const npo_fenc
     npo_worker_record *worker = NULL;
     NPO_TRY(npo_worker_check(server, request, fence->worker, &worker));
     if (fence->task == 0 || worker->task != fence->task || worker->attempt != fence->attempt ||
-        worker->rank != (int)fence->rank)
+        worker->rank != fence->rank)
         return npo_error_set(
             &request->error, NPO_E_FENCED,
             "worker %lld does not hold task %lld, attempt %lld, rank %lld (any more)",
@@ -192,9 +192,12 @@ static npo_err check_output(npo_server *server, npo_request *request, const cJSO
 {
     const char *name = npo_json_string(output, "name", "");
     const char *hash = npo_json_string(output, "hash", "");
-    if (!*name || strlen(name) > NPO_NAME_MAX || strchr(name, '/'))
+    NPO_TRY(npo_request_name(request, "outputs", name));
+    if (strlen(name) > NPO_NAME_MAX || strchr(name, '/') || *name == '.')
         return npo_error_set(&request->error, NPO_E_USAGE,
-                             "outputs: found name '%.40s', expected a name without '/'", name);
+                             "outputs: found name '%.40s', expected one without '/' that does not "
+                             "begin with '.'",
+                             name);
     if (!npo_hash_is_text(hash))
         return npo_error_set(&request->error, NPO_E_FORMAT,
                              "output '%s': found hash '%.40s', expected 32 hex digits", name, hash);
@@ -287,14 +290,8 @@ static void finish(npo_server *server, npo_job_record *job, npo_task_record *tas
     move(server, job, task, NPO_TASK_FINISH, "task.done", NULL, text);
     free(text);
     release_dependents(server, job, task->id);
-    if (task->step_end > job->step) {
+    if (task->step_end > job->step)
         job->step = task->step_end; /* written when the job is over, else found among its tasks */
-        job->step_mono_ms = server->now.mono_ms;
-        if (job->rate_mono_ms == 0) { /* npod was restarted: the rate is measured from here */
-            job->rate_mono_ms = server->now.mono_ms;
-            job->rate_step = job->step;
-        }
-    }
     if (job->counts[NPO_TASK_DONE] == job->tasks)
         npo_job_end(server, job, NPO_JOB_FINISH, NULL);
 }
@@ -418,9 +415,10 @@ void npo_task_input_lost(npo_server *server, const char *hash, int64_t job_id)
         redo(server, makers[i]);
     if (count > 0 || !job)
         return;
-    char text[160];
-    snprintf(text, sizeof text, "input artifact '%s' is gone and no task of the job makes it",
-             hash);
+    char text[160] = "a task did not leave the output that another one reads";
+    if (*hash)
+        snprintf(text, sizeof text, "input artifact '%s' is gone and no task of the job makes it",
+                 hash);
     npo_job_end(server, job, NPO_JOB_FAIL, text);
 }
 

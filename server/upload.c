@@ -24,11 +24,6 @@ static npo_upload *find(const npo_server *server, const npo_hash *hash)
     return NULL;
 }
 
-bool npo_upload_is_open(const npo_server *server, const npo_hash *hash)
-{
-    return find(server, hash) != NULL;
-}
-
 static npo_upload *add(npo_server *server, const npo_hash *hash, uint64_t size)
 {
     npo_upload *upload = server->upload_count < NPO_UPLOADS_MAX ? calloc(1, sizeof *upload) : NULL;
@@ -109,9 +104,12 @@ void npo_uploads_rollback(npo_server *server)
             npo_effect_free(upload->waiting);
             upload->waiting = NULL;
         }
-        for (npo_effect *effect = server->effects; effect; effect = effect->next)
-            if (effect->kind == NPO_EFFECT_WRITE && npo_hash_equal(&effect->hash, &upload->hash))
-                upload->writing = 0;
+        for (npo_effect *effect = server->effects; effect; effect = effect->next) {
+            if (effect->kind != NPO_EFFECT_WRITE || !npo_hash_equal(&effect->hash, &upload->hash))
+                continue;
+            upload->writing = 0;
+            drop(server, effect->to); /* it may have waited since an earlier group */
+        }
     }
 }
 
@@ -169,14 +167,17 @@ static npo_err begin(npo_server *server, npo_request *request, const npo_hash *h
                      npo_upload **ret_upload)
 {
     npo_upload *upload = find(server, hash);
-    if (!upload) {
-        NPO_TRY(check_quota(server, request, size));
+    bool is_found = upload && upload->size == UINT64_MAX; /* at a start: nobody has said its size */
+    if (is_found && upload->received > (uint64_t)size)
+        upload->received = 0;
+    if (!upload || is_found)
+        NPO_TRY(check_quota(server, request, size - (is_found ? (int64_t)upload->received : 0)));
+    if (!upload)
         upload = add(server, hash, (uint64_t)size);
-    }
     if (!upload)
         return npo_error_set(&request->error, NPO_E_LIMIT, "%zu uploads are under way already",
                              server->upload_count);
-    if (upload->size == UINT64_MAX && upload->received <= (uint64_t)size)
+    if (is_found)
         upload->size = (uint64_t)size;
     if (upload->size != (uint64_t)size)
         return npo_error_set(&request->error, NPO_E_RANGE,
@@ -202,9 +203,7 @@ npo_err npo_handle_upload_open(npo_server *server, npo_request *request)
     npo_worker_record *worker = NULL;
     npo_upload *upload = NULL;
     NPO_TRY(npo_request_fields(request, fields, &open));
-    if (npo_hash_parse(open.hash, &hash) != NPO_OK)
-        return npo_error_set(&request->error, NPO_E_FORMAT,
-                             "hash: found '%.40s', expected 32 hex digits", open.hash);
+    NPO_TRY(npo_request_hash(request, open.hash, &hash));
     if (open.fence.task > 0)
         NPO_TRY(npo_fence_check(server, request, &open.fence, &worker));
     npo_artifact_info info = npo_artifact_find(server, open.hash);
@@ -305,14 +304,13 @@ npo_err npo_handle_upload_chunk(npo_server *server, npo_request *request)
     npo_hash hash;
     bool is_taken;
     NPO_TRY(npo_request_fields(request, fields, &chunk));
-    if (npo_hash_parse(chunk.hash, &hash) != NPO_OK)
-        return npo_error_set(&request->error, NPO_E_FORMAT,
-                             "hash: found '%.40s', expected 32 hex digits", chunk.hash);
+    NPO_TRY(npo_request_hash(request, chunk.hash, &hash));
     npo_upload *upload = find(server, &hash);
     if (!upload)
         return npo_error_set(&request->error, NPO_E_NOT_FOUND,
                              "no upload of artifact %s has been opened", chunk.hash);
     upload->touched_ms = server->now.mono_ms;
+    npo_dedup_touch(server, request->frame->boot);
     size_t len = request->frame->payload_len;
     if (len == 0 || len > NPO_CHUNK_BYTES ||
         (upload->size != UINT64_MAX && (uint64_t)chunk.offset + len > upload->size))
@@ -355,9 +353,7 @@ npo_err npo_handle_upload_close(npo_server *server, npo_request *request)
 {
     const char *text = npo_json_string(request->json, "hash", "");
     npo_hash hash;
-    if (npo_hash_parse(text, &hash) != NPO_OK)
-        return npo_error_set(&request->error, NPO_E_FORMAT,
-                             "hash: found '%.40s', expected 32 hex digits", text);
+    NPO_TRY(npo_request_hash(request, text, &hash));
     if (npo_artifact_find(server, text).is_there)
         return npo_reply_ok(request);
     /* Without an upload the files decide: it may have been published, but not been recorded. */

@@ -80,8 +80,9 @@ static npo_err read_hello(npo_request *request, hello_request *ret_hello)
     };
     *ret_hello = (hello_request){.build = ""};
     NPO_TRY(npo_request_fields(request, fields, ret_hello));
-    if (!*ret_hello->name)
-        return npo_error_set(&request->error, NPO_E_USAGE, "name: found \"\", expected a name");
+    NPO_TRY(npo_request_name(request, "name", ret_hello->name));
+    NPO_TRY(npo_request_name(request, "device", ret_hello->device));
+    NPO_TRY(npo_request_name(request, "class", ret_hello->class));
     const cJSON *low = cJSON_GetArrayItem(ret_hello->protocol, 0);
     const cJSON *high = cJSON_GetArrayItem(ret_hello->protocol, 1);
     if (cJSON_IsNumber(low) && cJSON_IsNumber(high) &&
@@ -123,28 +124,57 @@ static npo_err make_room(npo_server *server, npo_request *request)
     return NPO_OK;
 }
 
+npo_err npo_worker_add(npo_server *server, npo_worker_record *worker)
+{
+    if (server->worker_count == server->worker_cap) {
+        size_t cap = server->worker_cap ? server->worker_cap * 2 : 16;
+        npo_worker_record **workers = realloc(server->workers, cap * sizeof *workers);
+        if (!workers)
+            return NPO_E_NOMEM;
+        server->workers = workers;
+        server->worker_cap = cap;
+    }
+    server->workers[server->worker_count++] = worker;
+    return NPO_OK;
+}
+
 static npo_err add_name(npo_server *server, npo_request *request, const char *name,
                         npo_worker_record **ret_worker)
 {
     NPO_TRY(make_room(server, request));
     npo_worker_record *worker = calloc(1, sizeof *worker);
-    if (server->worker_count == server->worker_cap) {
-        size_t cap = server->worker_cap ? server->worker_cap * 2 : 16;
-        npo_worker_record **workers = realloc(server->workers, cap * sizeof *workers);
-        if (workers) {
-            server->workers = workers;
-            server->worker_cap = cap;
-        }
-    }
-    if (!worker || server->worker_count == server->worker_cap || !(worker->name = strdup(name))) {
+    if (!worker || !(worker->name = strdup(name)) || npo_worker_add(server, worker) != NPO_OK) {
         npo_worker_free(worker);
         return npo_error_set(&request->error, NPO_E_NOMEM, "cannot register worker '%s'", name);
     }
     npo_run(server->store, NPO_SQL_WORKER_INSERT, npo_text(name));
     worker->id = npo_store_last_id(server->store);
-    server->workers[server->worker_count++] = worker;
     *ret_worker = worker;
     return NPO_OK;
+}
+
+/* Two processes under one name would take it from each other for ever, and every time the task in
+ * hand would be lost: who has lost the name to one that lives does not get it back. */
+static npo_err check_replaced(npo_request *request, const npo_worker_record *worker)
+{
+    if (!npo_worker_is_alive(worker) || worker->boot == request->frame->boot)
+        return NPO_OK;
+    for (int i = 0; i < NPO_REPLACED_MAX; i++)
+        if (worker->replaced[i] == request->frame->boot)
+            return npo_error_set(&request->error, NPO_E_REFUSED,
+                                 "another process has become worker '%s' since: every worker "
+                                 "needs a name of its own",
+                                 worker->name);
+    return NPO_OK;
+}
+
+static void replace(npo_server *server, npo_worker_record *worker, const npo_request *request)
+{
+    char why[NPO_NAME_MAX + 64];
+    if (worker->boot != request->frame->boot)
+        worker->replaced[worker->replaced_count++ % NPO_REPLACED_MAX] = worker->boot;
+    snprintf(why, sizeof why, "worker '%s' was started again", worker->name);
+    npo_worker_lose(server, worker, true, why);
 }
 
 static npo_err replace_text(char **text, const char *with)
@@ -212,13 +242,11 @@ npo_err npo_handle_hello(npo_server *server, npo_request *request)
     NPO_TRY(read_hello(request, &hello));
     npo_worker_record *worker = find_name(server, hello.name);
     bool is_new = !worker || worker->boot != request->frame->boot;
-    char why[NPO_NAME_MAX + 64];
     if (!worker)
         NPO_TRY(add_name(server, request, hello.name, &worker));
-    else if (npo_worker_is_alive(worker) && (is_new || is_changed(worker, &hello))) {
-        snprintf(why, sizeof why, "worker '%s' was started again", worker->name);
-        npo_worker_lose(server, worker, true, why);
-    }
+    NPO_TRY(check_replaced(request, worker));
+    if (npo_worker_is_alive(worker) && (is_new || is_changed(worker, &hello)))
+        replace(server, worker, request);
     worker->boot = request->frame->boot;
     worker->seen_ms = server->now.wall_ms;
     worker->dirty = true;
@@ -247,9 +275,23 @@ typedef struct {
     double loss, samples_per_s;
 } heartbeat_task;
 
-static void take_progress(npo_worker_record *worker, const heartbeat_task *task)
+/* An executor counts within its round, or over all of the job; 0: its task does no such steps. */
+static int64_t optimizer_step(npo_server *server, const npo_worker_record *worker,
+                              const heartbeat_task *beat)
+{
+    npo_task_record task;
+    if (!worker->job || !npo_task_held(server, worker, &task) || task.step_end == 0)
+        return 0;
+    bool is_within_round = beat->steps > 0 && beat->steps != worker->job->steps;
+    return beat->step + (is_within_round ? task.step_end - beat->steps : 0);
+}
+
+static void take_progress(npo_server *server, npo_worker_record *worker, const heartbeat_task *task)
 {
     npo_progress *progress = &worker->progress;
+    progress->optimizer_step = optimizer_step(server, worker, task);
+    if (progress->optimizer_step > 0)
+        npo_job_advance(server, worker->job, progress->optimizer_step);
     progress->task = task->task;
     progress->attempt = task->attempt;
     progress->step = task->step;
@@ -291,7 +333,7 @@ npo_err npo_handle_heartbeat(npo_server *server, npo_request *request)
     {
         heartbeat_task task = read_heartbeat_task(item);
         if (is_known && worker->task == task.task && worker->attempt == task.attempt)
-            take_progress(worker, &task);
+            take_progress(server, worker, &task);
         else
             npo_buf_printf(json, "%s{\"task\":%lld,\"attempt\":%lld}", cancelled++ ? "," : "",
                            (long long)task.task, (long long)task.attempt);

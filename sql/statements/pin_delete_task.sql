@@ -1,1 +1,1 @@
-DELETE FROM pin WHERE task = ?1
+DELETE FROM pin WHERE task = ?1 AND task <> 0

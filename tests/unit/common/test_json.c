@@ -140,6 +140,16 @@ static void test_json_canonical_sorts_every_level(void **state)
     cJSON_Delete(json);
 }
 
+/* Beyond 2^53 a double is no whole number any more, and a conversion may be undefined. */
+static void test_json_int_falls_back_where_it_is_none(void **state)
+{
+    cJSON *json = cJSON_Parse("{\"a\":7,\"b\":1e300,\"c\":-1e300,\"d\":\"7\"}");
+    assert_int_equal(npo_json_int(json, "a", 1), 7);
+    for (const char *key = "bcde"; *key; key++)
+        assert_int_equal(npo_json_int(json, (char[]){*key, 0}, INT64_MAX), INT64_MAX);
+    cJSON_Delete(json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -149,6 +159,7 @@ int main(void)
         cmocka_unit_test(test_json_parse_bounds_depth),
         cmocka_unit_test(test_json_set_path_creates_and_replaces),
         cmocka_unit_test(test_json_canonical_sorts_every_level),
+        cmocka_unit_test(test_json_int_falls_back_where_it_is_none),
     };
     return cmocka_run_group_tests_name("json", tests, NULL, NULL);
 }

@@ -96,6 +96,19 @@ static void test_frame_refuses_other_magic_version_and_id(void **state)
     assert_false(npo_frame_is_answerable(bytes, sizeof bytes));
 }
 
+/* npod keeps what it remembers of requests by these ids. */
+static void test_frame_refuses_requests_without_ids(void **state)
+{
+    uint8_t bytes[34];
+    npo_frame pull = {.id = NPO_MESSAGE_PULL, .request = 2, .json = "{}", .json_len = 2};
+    assert_int_equal(npo_frame_encode(&pull, bytes, sizeof bytes, NULL), NPO_OK);
+    decode(bytes, sizeof bytes, NPO_E_FORMAT, "boot id 0");
+    pull.boot = 1;
+    pull.request = 0;
+    assert_int_equal(npo_frame_encode(&pull, bytes, sizeof bytes, NULL), NPO_OK);
+    decode(bytes, sizeof bytes, NPO_E_FORMAT, "request id 0");
+}
+
 /* JSON lengths beyond the frame, up to those that would wrap. */
 static void test_frame_refuses_hostile_json_lengths(void **state)
 {
@@ -214,6 +227,7 @@ int main(void)
         cmocka_unit_test(test_frame_reply_sets_bit_7),
         cmocka_unit_test(test_frame_refuses_every_truncation_of_the_header),
         cmocka_unit_test(test_frame_refuses_other_magic_version_and_id),
+        cmocka_unit_test(test_frame_refuses_requests_without_ids),
         cmocka_unit_test(test_frame_refuses_hostile_json_lengths),
         cmocka_unit_test(test_frame_holds_every_message_to_its_bound),
         cmocka_unit_test(test_frame_survives_random_damage),

@@ -330,11 +330,15 @@ int64_t rig_submit_from(npo_rig *rig, const char *more, int64_t job, int64_t ste
     return submit(rig, more, from);
 }
 
+const cJSON *rig_order(npo_rig *rig, npo_message id, int64_t job)
+{
+    return rig_ask(rig, CLIENT, id, "{\"job\":%lld}", (long long)job);
+}
+
 static const char *job_text(npo_rig *rig, int64_t job, const char *key)
 {
     static char text[512];
-    const cJSON *reply =
-        rig_ask(rig, CLIENT, NPO_MESSAGE_JOB, "{\"job\":%lld}", (long long)job);
+    const cJSON *reply = rig_order(rig, NPO_MESSAGE_JOB, job);
     const char *found = *rig_code(rig)
                             ? "gone"
                             : npo_json_string(cJSON_GetObjectItem(reply, "job"), key, "");

@@ -70,9 +70,21 @@ int rig_play(npo_rig *rig, rig_worker *workers, int count);
 
 /* ---- jobs ---- */
 
+#define RIG_SAMPLE "\"recipe\":\"sample\",\"prompts\":[\"a\"]"
+/* 3 rounds of 2 generate, 2 truncate and a train of 2 ranks; then export. */
+#define RIG_STAGED                                                                                 \
+    "\"recipe\":\"self-npo\",\"workers\":2,\"round_steps\":2,\"prompts\":[\"a\"],"                 \
+    "\"train\":{\"steps\":5,\"batch\":4}"
+/* 2 rounds of a train of 2 ranks; then export. */
+#define RIG_GANG                                                                                   \
+    "\"recipe\":\"self-npo\",\"pipeline\":\"fused\",\"workers\":2,\"round_steps\":2,"              \
+    "\"prompts\":[\"a\"],\"train\":{\"steps\":4,\"batch\":4}"
+
 /* {"recipe": ..., more} with the model filled in. Returns the job's id; fails the test when refused. */
 int64_t rig_submit(npo_rig *rig, const char *more);
 int64_t rig_submit_from(npo_rig *rig, const char *more, int64_t job, int64_t step);
+/* One of the messages that name a job: {"job": id}. */
+const cJSON *rig_order(npo_rig *rig, npo_message id, int64_t job);
 /* state of a job, "gone" when there is none */
 const char *rig_state(npo_rig *rig, int64_t job);
 const char *rig_reason(npo_rig *rig, int64_t job); /* "" for none */

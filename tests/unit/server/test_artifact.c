@@ -7,7 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SAMPLE "\"recipe\":\"sample\",\"prompts\":[\"a\"]"
 enum { HOUR_MS = 3600000 };
 
 static const char *hash_of(const char *text)
@@ -327,7 +326,7 @@ static void test_artifact_lost_import_fails_the_job(void **state)
     npo_rig rig = {0};
     rig_open(&rig);
     char path[128];
-    int64_t job = rig_submit(&rig, SAMPLE);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE);
     file_of(&rig, hash_of("the model"), path);
     assert_int_equal(unlink(path), 0);
     rig_ask(&rig, 9, NPO_MESSAGE_DOWNLOAD, "{\"hash\":\"%s\"}", hash_of("the model"));
@@ -371,12 +370,30 @@ static void test_artifact_pins_of_clients_end_after_an_hour(void **state)
     rig_close(&rig);
 }
 
+/* An import of hours: what came first is there when the last file is. */
+static void test_artifact_pins_hold_while_their_client_is_at_work(void **state)
+{
+    npo_rig rig = {.options = {.garbage_age_ms = 1}};
+    rig_open(&rig);
+    const char *first = rig_publish(&rig, 1, "x"), *large = hash_of("a large file");
+    open_upload(&rig, 1, large, 12);
+    for (int i = 0; i < 12; i++) { /* half an hour for each byte */
+        char byte[2] = {"a large file"[i], 0};
+        assert_int_equal(send_chunk(&rig, 1, large, i, byte), i + 1);
+        rig_tick(&rig, HOUR_MS / 2);
+    }
+    assert_true(is_there(&rig, first));
+    rig_tick(&rig, HOUR_MS);
+    assert_false(is_there(&rig, first));
+    rig_close(&rig);
+}
+
 static void test_artifact_of_a_job_stays_until_it_is_removed(void **state)
 {
     npo_rig rig = {.options = {.garbage_age_ms = 1}};
     rig_open(&rig);
     rig_worker a = rig_hello(&rig, 1, "a", "c");
-    int64_t job = rig_submit(&rig, SAMPLE);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE);
     assert_true(rig_pull(&rig, &a));
     char output[64];
     snprintf(output, sizeof output, "images of task %lld", (long long)a.task);
@@ -397,7 +414,7 @@ static void test_artifact_of_a_task_is_pinned_until_it_ends(void **state)
     npo_rig rig = {.options = {.garbage_age_ms = 1}};
     rig_open(&rig);
     rig_worker a = rig_hello(&rig, 1, "a", "c");
-    rig_submit(&rig, SAMPLE);
+    rig_submit(&rig, RIG_SAMPLE);
     assert_true(rig_pull(&rig, &a));
     const char *hash = hash_of("half a day's work");
     rig_ask(&rig, 1, NPO_MESSAGE_UPLOAD_OPEN,
@@ -500,6 +517,64 @@ static void test_artifact_published_twice_is_recorded_once(void **state)
     rig_close(&rig);
 }
 
+/* Marked as garbage, wanted again, and npod killed twice on the way: who keeps it is not forgotten. */
+static void test_artifact_wanted_again_while_it_is_removed(void **state)
+{
+    npo_rig rig = {.options = {.garbage_age_ms = 1}};
+    rig_open(&rig);
+    const char *hash = hash_of("the model");
+    rig_publish(&rig, 999, "the model");
+    rig.hold_effects = true;
+    for (int i = 0; i < 40 && is_there(&rig, hash); i++)
+        rig_tick(&rig, 120000);
+    rig_restart(&rig);
+    open_upload(&rig, 999, hash, strlen("the model"));
+    rig.hold_effects = false;
+    rig_restart(&rig);
+    rig_tick(&rig, 100);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE); /* brings the model */
+    rig_tick(&rig, 3 * HOUR_MS);
+    assert_string_equal(rig_state(&rig, job), "pending");
+    assert_true(is_there(&rig, hash) && has_file(&rig, hash));
+    rig_close(&rig);
+}
+
+static bool is_job(void *self, int64_t job)
+{
+    return npo_server_has_job(self, job);
+}
+
+/* Killed between the commit that removes a job and the removal of its streams. */
+static void test_artifact_sweep_removes_streams_of_jobs_that_are_gone(void **state)
+{
+    npo_rig rig = {0};
+    char kept[128], gone[128];
+    rig_open(&rig);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE);
+    snprintf(kept, sizeof kept, "%s/streams/%lld", rig.dir, (long long)job);
+    snprintf(gone, sizeof gone, "%s/streams/%lld", rig.dir, (long long)job + 1);
+    assert_int_equal(npo_file_make_dirs(kept, NULL), NPO_OK);
+    assert_int_equal(npo_file_make_dirs(gone, NULL), NPO_OK);
+    assert_int_equal(npo_effect_sweep_streams(rig.dir, is_job, rig.server, NULL), NPO_OK);
+    assert_true(npo_file_exists(kept));
+    assert_false(npo_file_exists(gone));
+    rig_close(&rig);
+}
+
+/* An upload found at a start counts against the quota as soon as its size is known. */
+static void test_artifact_quota_holds_for_interrupted_uploads(void **state)
+{
+    npo_rig rig = {.options = {.quota_bytes = 20}};
+    npo_hash parsed;
+    rig_open(&rig);
+    const char *hash = hash_of("far too long for the quota");
+    assert_int_equal(npo_hash_parse(hash, &parsed), NPO_OK);
+    npo_server_add_upload(rig.server, &parsed, 6);
+    open_upload(&rig, 1, hash, 26);
+    assert_string_equal(rig_code(&rig), "FULL");
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -519,12 +594,16 @@ int main(void)
         cmocka_unit_test(test_artifact_lost_import_fails_the_job),
         cmocka_unit_test(test_artifact_garbage_goes_by_age),
         cmocka_unit_test(test_artifact_pins_of_clients_end_after_an_hour),
+        cmocka_unit_test(test_artifact_pins_hold_while_their_client_is_at_work),
         cmocka_unit_test(test_artifact_of_a_job_stays_until_it_is_removed),
         cmocka_unit_test(test_artifact_of_a_task_is_pinned_until_it_ends),
         cmocka_unit_test(test_artifact_folder_keeps_its_files),
         cmocka_unit_test(test_artifact_marked_garbage_goes_at_the_next_start),
         cmocka_unit_test(test_artifact_sweep_removes_files_that_were_never_recorded),
         cmocka_unit_test(test_artifact_published_twice_is_recorded_once),
+        cmocka_unit_test(test_artifact_wanted_again_while_it_is_removed),
+        cmocka_unit_test(test_artifact_sweep_removes_streams_of_jobs_that_are_gone),
+        cmocka_unit_test(test_artifact_quota_holds_for_interrupted_uploads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

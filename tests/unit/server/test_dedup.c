@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SAMPLE "\"recipe\":\"sample\",\"prompts\":[\"a\"]"
 
 /* Asks, then asks again with the same ids (and once more after a restart): the same bytes each time. */
 static void ask_thrice(npo_rig *rig, uint64_t boot, uint64_t request, npo_message id,
@@ -67,7 +66,7 @@ static void test_dedup_refuses_what_is_too_old_to_be_known(void **state)
 {
     npo_rig rig = {0};
     rig_open(&rig);
-    int64_t job = rig_submit(&rig, SAMPLE);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE);
     char json[64];
     snprintf(json, sizeof json, "{\"job\":%lld}", (long long)job);
     rig_ask_as(&rig, 5, 100, NPO_MESSAGE_HOLD, json);
@@ -87,7 +86,7 @@ static void test_dedup_keeps_the_window_of_requests_in_flight(void **state)
     char json[64], *first[NPO_REQUESTS_IN_FLIGHT_MAX];
     rig_open(&rig);
     for (int i = 0; i < NPO_REQUESTS_IN_FLIGHT_MAX; i++) {
-        int64_t job = rig_submit(&rig, SAMPLE);
+        int64_t job = rig_submit(&rig, RIG_SAMPLE);
         snprintf(json, sizeof json, "{\"job\":%lld}", (long long)job);
         rig_ask_as(&rig, 5, (uint64_t)(40 + i), i % 2 ? NPO_MESSAGE_HOLD : NPO_MESSAGE_CANCEL, json);
         first[i] = strdup(rig.last_text);
@@ -108,7 +107,7 @@ static void test_dedup_errors_are_not_remembered(void **state)
     rig_open(&rig);
     rig_ask_as(&rig, 5, 1, NPO_MESSAGE_CANCEL, "{\"job\":1}");
     assert_string_equal(rig_code(&rig), "NOT_FOUND");
-    int64_t job = rig_submit(&rig, SAMPLE);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE);
     snprintf(json, sizeof json, "{\"job\":%lld}", (long long)job);
     rig_ask_as(&rig, 5, 1, NPO_MESSAGE_CANCEL, json);
     assert_string_equal(rig_code(&rig), "");
@@ -120,7 +119,7 @@ static void test_dedup_ages_out_but_not_right_after_a_start(void **state)
     npo_rig rig = {0};
     char json[64];
     rig_open(&rig);
-    int64_t job = rig_submit(&rig, SAMPLE);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE);
     snprintf(json, sizeof json, "{\"job\":%lld}", (long long)job);
     rig_ask_as(&rig, 5, 1, NPO_MESSAGE_HOLD, json);
     rig.now.mono_ms += 3 * NPO_REQUEST_KEPT_MS; /* npod was away for long */
@@ -144,7 +143,7 @@ static void test_dedup_survives_its_log_being_rewritten(void **state)
     npo_rig rig = {0};
     char *text = malloc(900001), json[128];
     rig_open(&rig);
-    int64_t job = rig_submit(&rig, SAMPLE);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE);
     snprintf(json, sizeof json, "{\"job\":%lld}", (long long)job);
     rig_ask_as(&rig, 5, 1, NPO_MESSAGE_HOLD, json);
     /* Replies as long as requests: every hash is missing; the pin of the first makes them be stored. */

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SAMPLE "\"recipe\":\"sample\",\"prompts\":[\"a\"]"
 #define STAGED                                                                                     \
     "\"recipe\":\"self-npo\",\"workers\":2,\"round_steps\":1,\"prompts\":[\"a\"],"                 \
     "\"train\":{\"steps\":%d,\"batch\":4}"
@@ -113,7 +112,7 @@ static void test_faults_failed_commit_forgets_what_it_remembered(void **state)
     npo_rig rig = {0};
     char json[64];
     rig_open(&rig);
-    int64_t job = rig_submit(&rig, SAMPLE);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE);
     snprintf(json, sizeof json, "{\"job\":%lld}", (long long)job);
     rig.may_fail = true;
     leave_room(&rig, 0);

@@ -7,7 +7,6 @@
 
 #define ONE_STEP "\"prompts\":[\"a\"],\"round_steps\":1,\"train\":{\"steps\":1,\"batch\":12}"
 #define FUSED    "\"recipe\":\"self-npo\",\"pipeline\":\"fused\"," ONE_STEP
-#define SAMPLE   "\"recipe\":\"sample\",\"prompts\":[\"a\"]"
 
 static void test_scheduler_gang_is_all_or_nothing(void **state)
 {
@@ -18,9 +17,8 @@ static void test_scheduler_gang_is_all_or_nothing(void **state)
     assert_false(rig_pull(&rig, &a));
     assert_false(rig_pull(&rig, &b));
     assert_string_equal(rig_state(&rig, job), "pending");
-    assert_string_equal(rig_reason(&rig, job), "needs 3 workers, there are 2");
+    assert_string_equal(rig_reason(&rig, job), "needs 3 workers, 2 of 2 match its constraints");
     rig_worker c = rig_hello(&rig, 3, "c", "c");
-    assert_string_equal(rig_reason(&rig, job), "starts when its workers ask for work");
     assert_true(rig_pull(&rig, &b));
     assert_true(rig_pull(&rig, &c));
     assert_true(rig_pull(&rig, &a));
@@ -112,9 +110,9 @@ static void test_scheduler_higher_priority_goes_first(void **state)
 {
     npo_rig rig = {0};
     rig_open(&rig);
-    int64_t low = rig_submit(&rig, SAMPLE);
-    int64_t first = rig_submit(&rig, SAMPLE ",\"priority\":5");
-    int64_t second = rig_submit(&rig, SAMPLE ",\"priority\":5");
+    int64_t low = rig_submit(&rig, RIG_SAMPLE);
+    int64_t first = rig_submit(&rig, RIG_SAMPLE ",\"priority\":5");
+    int64_t second = rig_submit(&rig, RIG_SAMPLE ",\"priority\":5");
     rig_worker a = rig_hello(&rig, 1, "a", "c");
     const int64_t order[] = {first, second, low};
     for (int i = 0; i < 3; i++) {
@@ -131,18 +129,18 @@ static void test_scheduler_reserves_for_the_first_and_backfills_behind_it(void *
     npo_rig rig = {0};
     rig_open(&rig);
     rig_worker a = rig_hello(&rig, 1, "a", "c"), b = rig_hello(&rig, 2, "b", "c");
-    int64_t running = rig_submit(&rig, SAMPLE ",\"time_limit_s\":100");
+    int64_t running = rig_submit(&rig, RIG_SAMPLE ",\"time_limit_s\":100");
     assert_true(rig_pull(&rig, &a));
     assert_int_equal(a.job, running);
     int64_t big = rig_submit(&rig, FUSED ",\"workers\":2");
-    int64_t endless = rig_submit(&rig, SAMPLE);
-    int64_t longer = rig_submit(&rig, SAMPLE ",\"time_limit_s\":101");
+    int64_t endless = rig_submit(&rig, RIG_SAMPLE);
+    int64_t longer = rig_submit(&rig, RIG_SAMPLE ",\"time_limit_s\":101");
     /* b is kept for the big job, which can begin in 100 s at the latest. */
     assert_false(rig_pull(&rig, &b));
-    assert_string_equal(rig_reason(&rig, big), "needs 2 workers, 1 is free");
+    assert_string_equal(rig_reason(&rig, big), "needs 2 workers, 1 of 2 are free, others have job 1");
     assert_string_equal(rig_reason(&rig, endless),
-                        "waits behind a job of higher priority, or one submitted earlier");
-    int64_t shorter = rig_submit(&rig, SAMPLE ",\"time_limit_s\":99");
+                        "waits behind job 2, for which workers are kept");
+    int64_t shorter = rig_submit(&rig, RIG_SAMPLE ",\"time_limit_s\":99");
     assert_true(rig_pull(&rig, &b));
     assert_int_equal(b.job, shorter);
     rig_done(&rig, &b);
@@ -161,7 +159,7 @@ static void test_scheduler_a_job_that_cannot_run_blocks_nobody(void **state)
     rig_open(&rig);
     rig_worker a = rig_hello(&rig, 1, "a", "c");
     int64_t big = rig_submit(&rig, FUSED ",\"workers\":4,\"priority\":9");
-    int64_t small = rig_submit(&rig, SAMPLE);
+    int64_t small = rig_submit(&rig, RIG_SAMPLE);
     assert_true(rig_pull(&rig, &a));
     assert_int_equal(a.job, small);
     assert_string_equal(rig_state(&rig, big), "pending");
@@ -174,8 +172,8 @@ static void test_scheduler_after_waits_until_done(void **state)
     rig_open(&rig);
     char more[128];
     rig_worker a = rig_hello(&rig, 1, "a", "c"), b = rig_hello(&rig, 2, "b", "c");
-    int64_t first = rig_submit(&rig, SAMPLE);
-    snprintf(more, sizeof more, SAMPLE ",\"after\":[%lld]", (long long)first);
+    int64_t first = rig_submit(&rig, RIG_SAMPLE);
+    snprintf(more, sizeof more, RIG_SAMPLE ",\"after\":[%lld]", (long long)first);
     int64_t second = rig_submit(&rig, more);
     assert_true(rig_pull(&rig, &a));
     assert_false(rig_pull(&rig, &b));
@@ -187,7 +185,7 @@ static void test_scheduler_after_waits_until_done(void **state)
     assert_true(rig_pull(&rig, &b));
     assert_int_equal(b.job, second);
     /* Waiting for what is done already is not waiting. */
-    snprintf(more, sizeof more, SAMPLE ",\"after\":[%lld]", (long long)first);
+    snprintf(more, sizeof more, RIG_SAMPLE ",\"after\":[%lld]", (long long)first);
     int64_t third = rig_submit(&rig, more);
     assert_true(rig_pull(&rig, &a));
     assert_int_equal(a.job, third);
@@ -199,7 +197,7 @@ static void test_scheduler_after_refuses_jobs_that_are_not_there(void **state)
     npo_rig rig = {0};
     rig_open(&rig);
     rig.may_fail = true;
-    rig_submit(&rig, SAMPLE ",\"after\":[77]");
+    rig_submit(&rig, RIG_SAMPLE ",\"after\":[77]");
     assert_string_equal(rig_code(&rig), "NOT_FOUND");
     assert_non_null(strstr(rig.last_text, "there is no job 77"));
     rig_close(&rig);
@@ -210,15 +208,15 @@ static void test_scheduler_constraints_choose_workers(void **state)
     npo_rig rig = {0};
     rig_open(&rig);
     rig_worker a = rig_hello(&rig, 1, "a", "c");
-    int64_t gpu = rig_submit(&rig, SAMPLE ",\"constraints\":{\"device\":\"cuda\"}");
-    int64_t other = rig_submit(&rig, SAMPLE ",\"constraints\":{\"label\":{\"rack\":\"b\"}}");
-    int64_t here = rig_submit(&rig, SAMPLE ",\"constraints\":{\"device\":\"cpu\","
+    int64_t gpu = rig_submit(&rig, RIG_SAMPLE ",\"constraints\":{\"device\":\"cuda\"}");
+    int64_t other = rig_submit(&rig, RIG_SAMPLE ",\"constraints\":{\"label\":{\"rack\":\"b\"}}");
+    int64_t here = rig_submit(&rig, RIG_SAMPLE ",\"constraints\":{\"device\":\"cpu\","
                                            "\"label\":{\"rack\":\"a\"}}");
     assert_true(rig_pull(&rig, &a));
     assert_int_equal(a.job, here);
     rig_done(&rig, &a);
     assert_false(rig_pull(&rig, &a));
-    assert_string_equal(rig_reason(&rig, gpu), "needs 1 worker, 0 of 1 match its constraints");
+    assert_string_equal(rig_reason(&rig, gpu), "needs 1 workers, 0 of 1 match its constraints");
     assert_string_equal(rig_state(&rig, other), "pending");
     rig_close(&rig);
 }
@@ -270,7 +268,7 @@ static void test_scheduler_time_limit_ends_the_job(void **state)
 {
     npo_rig rig = {0};
     rig_open(&rig);
-    int64_t job = rig_submit(&rig, SAMPLE ",\"time_limit_s\":60");
+    int64_t job = rig_submit(&rig, RIG_SAMPLE ",\"time_limit_s\":60");
     rig_tick(&rig, 100000); /* waiting does not count */
     rig_worker a = rig_hello(&rig, 1, "a", "c");
     assert_true(rig_pull(&rig, &a));
@@ -297,8 +295,101 @@ static void test_scheduler_without_workers_says_so(void **state)
 {
     npo_rig rig = {0};
     rig_open(&rig);
-    int64_t job = rig_submit(&rig, SAMPLE);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE);
     assert_string_equal(rig_reason(&rig, job), "there are no workers");
+    rig_close(&rig);
+}
+
+#define NOT_YET "is looked at when a worker next asks for work, within a second"
+
+static void test_scheduler_reasons_are_true(void **state)
+{
+    npo_rig rig = {0};
+    rig_open(&rig);
+    rig_worker a = rig_hello(&rig, 1, "a", "c"), b = rig_hello(&rig, 2, "b", "c");
+    int64_t first = rig_submit(&rig, RIG_SAMPLE), second = rig_submit(&rig, RIG_SAMPLE);
+    int64_t third = rig_submit(&rig, RIG_SAMPLE);
+    assert_string_equal(rig_reason(&rig, first), NOT_YET);
+    assert_string_equal(rig_reason(&rig, third), NOT_YET);
+    assert_true(rig_pull(&rig, &a) && rig_pull(&rig, &b));
+    assert_string_equal(rig_reason(&rig, first), "");
+    assert_string_equal(rig_reason(&rig, third),
+                        "needs 1 workers, 0 of 2 are free, others have job 1, 2");
+    /* Held, but its task goes on: the worker is not free. */
+    rig_order(&rig, NPO_MESSAGE_HOLD, second);
+    assert_string_equal(rig_reason(&rig, third),
+                        "needs 1 workers, 0 of 2 are free, others have job 1, 2");
+    rig_done(&rig, &b);
+    assert_string_equal(rig_reason(&rig, third), NOT_YET);
+    /* Free workers of another class are of no use. */
+    rig_hello(&rig, 3, "c", "other");
+    int64_t gang = rig_submit(&rig, FUSED ",\"workers\":2,\"priority\":9");
+    assert_true(rig_pull(&rig, &b) == false);
+    assert_string_equal(rig_reason(&rig, gang),
+                        "needs 2 workers, 1 of 2 are free, others have job 1");
+    rig_close(&rig);
+}
+
+static void test_scheduler_holding_the_first_lets_the_others_go(void **state)
+{
+    npo_rig rig = {0};
+    rig_open(&rig);
+    rig_worker a = rig_hello(&rig, 1, "a", "c"), b = rig_hello(&rig, 2, "b", "c");
+    rig_submit(&rig, RIG_SAMPLE);
+    assert_true(rig_pull(&rig, &a));
+    int64_t big = rig_submit(&rig, FUSED ",\"workers\":2"), small = rig_submit(&rig, RIG_SAMPLE);
+    assert_false(rig_pull(&rig, &b));
+    rig_order(&rig, NPO_MESSAGE_HOLD, big);
+    assert_true(rig_pull(&rig, &b));
+    assert_int_equal(b.job, small);
+    rig_close(&rig);
+}
+
+/* However many jobs wait for what is not there, or busy, those behind them are found. */
+static void test_scheduler_many_blocked_jobs_hide_nobody(void **state)
+{
+    npo_rig rig = {0};
+    rig_open(&rig);
+    rig_worker a = rig_hello(&rig, 1, "a", "c");
+    for (int i = 0; i < 100; i++) {
+        rig_submit(&rig, RIG_SAMPLE ",\"constraints\":{\"device\":\"cuda\"}");
+        rig_submit(&rig, RIG_SAMPLE ",\"time_limit_s\":60,\"constraints\":{\"device\":\"cuda\"}");
+    }
+    int64_t here = rig_submit(&rig, RIG_SAMPLE);
+    assert_true(rig_pull(&rig, &a));
+    assert_int_equal(a.job, here);
+    rig_close(&rig);
+}
+
+static void test_scheduler_after_says_what_failed(void **state)
+{
+    npo_rig rig = {0};
+    rig_open(&rig);
+    char more[128];
+    rig_hello(&rig, 1, "a", "c");
+    int64_t first = rig_submit(&rig, RIG_SAMPLE);
+    snprintf(more, sizeof more, RIG_SAMPLE ",\"after\":[%lld]", (long long)first);
+    int64_t second = rig_submit(&rig, more);
+    rig_order(&rig, NPO_MESSAGE_CANCEL, first);
+    assert_string_equal(rig_reason(&rig, second),
+                        "waits for job 1 (cancelled: `npoctl retry 1`) to be done");
+    rig_order(&rig, NPO_MESSAGE_RETRY, first);
+    assert_string_equal(rig_reason(&rig, second), "waits for job 1 to be done");
+    rig_close(&rig);
+}
+
+/* The wall clock is set back while npod is away: the job has not earned time by it. */
+static void test_scheduler_time_limit_with_a_clock_set_back(void **state)
+{
+    npo_rig rig = {0};
+    rig_open(&rig);
+    int64_t job = rig_submit(&rig, RIG_SAMPLE ",\"time_limit_s\":10");
+    rig_worker a = rig_hello(&rig, 1, "a", "c");
+    assert_true(rig_pull(&rig, &a));
+    rig.now.wall_ms -= 3600000;
+    rig_restart(&rig);
+    rig_tick(&rig, 11000);
+    assert_string_equal(rig_state(&rig, job), "failed");
     rig_close(&rig);
 }
 
@@ -319,6 +410,11 @@ int main(void)
         cmocka_unit_test(test_scheduler_a_class_once_used_is_kept),
         cmocka_unit_test(test_scheduler_time_limit_ends_the_job),
         cmocka_unit_test(test_scheduler_without_workers_says_so),
+        cmocka_unit_test(test_scheduler_reasons_are_true),
+        cmocka_unit_test(test_scheduler_holding_the_first_lets_the_others_go),
+        cmocka_unit_test(test_scheduler_many_blocked_jobs_hide_nobody),
+        cmocka_unit_test(test_scheduler_after_says_what_failed),
+        cmocka_unit_test(test_scheduler_time_limit_with_a_clock_set_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

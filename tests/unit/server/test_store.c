@@ -168,21 +168,17 @@ static void test_store_refuses_what_is_no_database(void **state)
     assert_non_null(strstr(error.text, place->path));
 }
 
-static const char *const next_steps[] = {
-    NULL, /* filled in: the first migration of the product */
-    "ALTER TABLE job ADD COLUMN colour TEXT; UPDATE meta SET value = value + 1",
-};
-static const char *const bad_steps[] = {
-    NULL,
-    "ALTER TABLE job ADD COLUMN colour TEXT; UPDATE nothing SET value = 1",
-};
+enum { NEXT_VERSION = NPO_SQL_VERSION + 1 };
 
-static npo_err open_with(const folder *place, const char *const *given, npo_store **ret_store,
+/* As a later build would: with one migration more. */
+static npo_err open_with(const folder *place, const char *step, npo_store **ret_store,
                          npo_error *error)
 {
-    const char *steps[] = {npo_sql_migrations[0], given[1]};
+    const char *steps[NEXT_VERSION];
+    memcpy(steps, npo_sql_migrations, sizeof npo_sql_migrations);
+    steps[NPO_SQL_VERSION] = step;
     const npo_store_options options = {
-        .path = place->path, .migrations = steps, .migration_count = 2};
+        .path = place->path, .migrations = steps, .migration_count = NEXT_VERSION};
     return npo_store_open(&options, ret_store, error);
 }
 
@@ -191,15 +187,19 @@ static void test_store_migrates_behind_a_backup(void **state)
     const folder *place = *state;
     npo_store *store = open_store(place);
     char backup[128];
-    snprintf(backup, sizeof backup, "%s.backup-v1", place->path);
+    snprintf(backup, sizeof backup, "%s.backup-v%d", place->path, (int)NPO_SQL_VERSION);
     npo_run(store, NPO_SQL_META_SET, npo_text("a"), npo_int(41));
     assert_int_equal(npo_store_commit(store, NULL), NPO_OK);
     npo_store_close(store);
-    assert_int_equal(open_with(place, next_steps, &store, NULL), NPO_OK);
+    assert_int_equal(open_with(place,
+                               "ALTER TABLE job ADD COLUMN colour TEXT;"
+                               "UPDATE meta SET value = value + 1",
+                               &store, NULL),
+                     NPO_OK);
     assert_int_equal(npo_query_int_once(npo_ask(store, NPO_SQL_META_GET, npo_text("a")), -1), 42);
     npo_store_close(store);
-    assert_int_equal(outside(place->path, "PRAGMA user_version"), 2);
-    assert_int_equal(outside(backup, "PRAGMA user_version"), 1);
+    assert_int_equal(outside(place->path, "PRAGMA user_version"), NEXT_VERSION);
+    assert_int_equal(outside(backup, "PRAGMA user_version"), NPO_SQL_VERSION);
     assert_int_equal(outside(backup, "SELECT value FROM meta WHERE key = 'a'"), 41);
 }
 
@@ -209,13 +209,82 @@ static void test_store_failed_migration_changes_nothing(void **state)
     npo_store *store = NULL;
     npo_error error = {0};
     npo_store_close(open_store(place));
-    assert_int_not_equal(open_with(place, bad_steps, &store, &error), NPO_OK);
+    assert_int_not_equal(open_with(place,
+                                   "ALTER TABLE job ADD COLUMN colour TEXT;"
+                                   "UPDATE nothing SET value = 1",
+                                   &store, &error),
+                         NPO_OK);
     assert_non_null(strstr(error.text, "migrate"));
-    assert_int_equal(outside(place->path, "PRAGMA user_version"), 1);
+    assert_int_equal(outside(place->path, "PRAGMA user_version"), NPO_SQL_VERSION);
     assert_int_equal(
         outside(place->path, "SELECT count(*) FROM pragma_table_info('job') WHERE name = 'colour'"),
         0);
     npo_store_close(open_store(place));
+}
+
+static void run_outside(sqlite3 *db, const char *sql)
+{
+    char *text = NULL;
+    if (sqlite3_exec(db, sql, NULL, NULL, &text) != SQLITE_OK)
+        fail_msg("%s: %s", sql, text);
+}
+
+/* A database of the first version: what a list shows of jobs that are over is counted once. */
+static void test_store_migration_counts_tasks_of_ended_jobs(void **state)
+{
+    const folder *place = *state;
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(place->path, &db), SQLITE_OK);
+    run_outside(db, npo_sql_migrations[0]);
+    run_outside(db, "INSERT INTO job(id, key, name, recipe, spec, state, priority, workers, retries, "
+                    "time_limit_s, any_class, tasks, steps, rounds, step, first_event, submitted_ms, "
+                    "used_ms) VALUES(1, 'a', '', '', '{}', 4, 0, 1, 0, 0, 0, 4, 0, 0, 0, 1, 1, 0)");
+    for (int i = 0; i < 4; i++) {
+        char sql[256];
+        snprintf(sql, sizeof sql,
+                 "INSERT INTO task(job, kind, round, shard, shards, world, step_end, params, state, "
+                 "waiting) VALUES(1, 'train', 0, 0, 1, 1, 0, '{}', %d, 0)",
+                 i < 2 ? 4 : 3 + i);
+        run_outside(db, sql);
+    }
+    run_outside(db, "PRAGMA user_version = 1");
+    sqlite3_close(db);
+    npo_store_close(open_store(place));
+    assert_int_equal(outside(place->path, "SELECT done * 10 + failed FROM job"), 21);
+}
+
+/* Statements that may walk through a whole table: at a start, or a table that is small. */
+static bool may_scan(const char *name)
+{
+    static const char *const names[] = {
+        "artifact_bytes",   "artifact_marked",   "pin_tasks", "pin_expired", "request_log_all",
+        "job_state_counts", "request_log_clear", "worker_all", "task_lost_input"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(names[i], name) == 0)
+            return true;
+    return false;
+}
+
+static void test_store_statements_use_indexes(void **state)
+{
+    sqlite3 *db;
+    sqlite3_stmt *plan;
+    char sql[4096];
+    assert_int_equal(sqlite3_open(":memory:", &db), SQLITE_OK);
+    for (int i = 0; i < NPO_SQL_VERSION; i++)
+        run_outside(db, npo_sql_migrations[i]);
+    for (int i = 0; i < NPO_SQL_COUNT; i++) {
+        const npo_sql_statement *statement = &npo_sql_statements[i];
+        snprintf(sql, sizeof sql, "EXPLAIN QUERY PLAN %s", statement->text);
+        assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &plan, NULL), SQLITE_OK);
+        while (sqlite3_step(plan) == SQLITE_ROW) {
+            const char *detail = (const char *)sqlite3_column_text(plan, 3);
+            if (strncmp(detail, "SCAN ", 5) == 0 && !may_scan(statement->name))
+                fail_msg("%s: %s", statement->name, detail);
+        }
+        sqlite3_finalize(plan);
+    }
+    sqlite3_close(db);
 }
 
 static void test_store_check_finds_dangling_rows(void **state)
@@ -244,6 +313,8 @@ int main(void)
         TEST(test_store_refuses_what_is_no_database),
         TEST(test_store_migrates_behind_a_backup),
         TEST(test_store_failed_migration_changes_nothing),
+        TEST(test_store_migration_counts_tasks_of_ended_jobs),
+        TEST(test_store_statements_use_indexes),
         TEST(test_store_check_finds_dangling_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,1 +1,0 @@
-SELECT job, needs FROM job_after ORDER BY job, needs

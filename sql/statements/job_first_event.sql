@@ -1,0 +1,1 @@
+SELECT first_event FROM job WHERE id = ?1

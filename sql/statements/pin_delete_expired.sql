@@ -1,1 +1,0 @@
-DELETE FROM pin WHERE task = 0 AND expires_ms < ?1
