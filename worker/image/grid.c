@@ -63,7 +63,7 @@ static sheet plan_sheet(const npo_grid_options *o)
     sheet s = {0};
     s.step_x = (int64_t)o->width * o->zoom + o->gap;
     s.step_y = (int64_t)o->height * o->zoom + o->gap;
-    s.column_letters = letters_in(s.step_x);
+    s.column_letters = letters_in(s.step_x - LETTER_WIDTH / 2); /* headings do not touch */
     int lines = 0;
     for (int c = 0; o->column_labels && c < o->columns; c++) {
         int need = label_lines(o->column_labels[c], s.column_letters);
