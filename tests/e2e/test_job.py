@@ -201,6 +201,9 @@ def evaluation_of_any_number_of_workers_is_equal(box):
         check(os.path.getsize(f"{box.dir}/report{number}/report.html") > 1000, "report.html is empty")
     for key in ("cells", "best", "offset"):
         check_equal(made[1][key], made[0][key], f"{key} of one worker and of two")
+    train = made[0]["settings"]["train"]
+    check_equal((train["steps"], train["lr_schedule"], train["empty_prompt_share"]), (2, "constant", 0),
+                "what the report says of the training")
 
 
 @test
