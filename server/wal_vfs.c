@@ -2,7 +2,6 @@
 
 #include <assert.h>
 #include <sqlite3.h>
-#include <stdalign.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +14,7 @@ typedef struct {
     char *held; /* BUFFER_BYTES, of which `len` are to be written at `at`; owned */
     sqlite3_int64 at;
     int len;
-    alignas(max_align_t) char under[];
+    sqlite3_int64 under[]; /* aligned as SQLite aligns files */
 } wal_file;
 
 static sqlite3_vfs vfs, *base; /* base: the default one */
