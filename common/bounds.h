@@ -6,16 +6,16 @@
 
 enum {
     /* wire */
-    NPO_MESSAGE_BYTES_MAX = 8 << 20,   /* one frame; checked by the sender too */
-    NPO_RECEIVE_BYTES_MAX = 16 << 20,  /* NN_RCVMAXSIZE; never -1 (a hostile header aborts) */
-    NPO_REPLY_BYTES_MAX = 1 << 20,     /* control replies stay small: raw REP drops on a full pipe */
-    NPO_CHUNK_BYTES = 4 << 20,         /* artifact transfer */
-    NPO_UPLOAD_WINDOW = 2,             /* chunks in flight a connection */
-    NPO_DRAIN_MAX = 256,               /* messages handled in one wake, one commit */
-    NPO_RESEND_MS = 5000,              /* NN_REQ_RESEND_IVL */
-    NPO_RENEW_MS = 2000,               /* an answer overdue so long: connect anew; then twice ... */
-    NPO_RENEW_MAX_MS = 30000,          /* ... that, up to this */
-    NPO_CLIENT_DEADLINE_MS = 5000,     /* npoctl: coordinator unreachable */
+    NPO_MESSAGE_BYTES_MAX = 8 << 20,  /* one frame; checked by the sender too */
+    NPO_RECEIVE_BYTES_MAX = 16 << 20, /* NN_RCVMAXSIZE; never -1 (a hostile header aborts) */
+    NPO_REPLY_BYTES_MAX = 1 << 20,    /* control replies stay small: raw REP drops on a full pipe */
+    NPO_CHUNK_BYTES = 4 << 20,        /* artifact transfer */
+    NPO_UPLOAD_WINDOW = 2,            /* chunks in flight a connection */
+    NPO_DRAIN_MAX = 256,              /* messages handled in one wake, one commit */
+    NPO_RESEND_MS = 5000,             /* NN_REQ_RESEND_IVL */
+    NPO_RENEW_MS = 2000,              /* an answer overdue so long: connect anew; then twice ... */
+    NPO_RENEW_MAX_MS = 30000,         /* ... that, up to this */
+    NPO_CLIENT_DEADLINE_MS = 5000,    /* npoctl: coordinator unreachable */
 
     /* leases */
     NPO_LEASE_MS = 15000,
@@ -28,7 +28,7 @@ enum {
     NPO_RETRIES_DEFAULT = 3, /* failures of one task before its job fails; lost workers excepted */
 
     /* names and files */
-    NPO_NAME_MAX = 128,           /* bytes, workers, jobs, outputs */
+    NPO_NAME_MAX = 128, /* bytes, workers, jobs, outputs */
     NPO_JOB_FILE_BYTES_MAX = 1 << 20,
     NPO_JSON_DEPTH_MAX = 64,
     NPO_MANIFEST_FILES_MAX = 100000,

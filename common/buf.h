@@ -15,7 +15,10 @@ typedef struct {
     npo_err err;
 } npo_buf;
 
-#define NPO_BUF_INIT {0}
+#define NPO_BUF_INIT                                                                               \
+    {                                                                                              \
+        0                                                                                          \
+    }
 
 void npo_buf_init(npo_buf *buf, size_t limit);
 void npo_buf_fini(npo_buf *buf);

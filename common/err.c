@@ -38,10 +38,11 @@ npo_err npo_err_from_errno(int errnum)
         int errnum;
         npo_err code;
     } table[] = {
-        {ENOMEM, NPO_E_NOMEM},  {ENOSPC, NPO_E_FULL},  {EDQUOT, NPO_E_FULL},
-        {ENOENT, NPO_E_NOT_FOUND}, {EEXIST, NPO_E_EXISTS}, {ETIMEDOUT, NPO_E_TIMEOUT},
-        {EBUSY, NPO_E_BUSY},    {EADDRINUSE, NPO_E_BUSY}, {EAGAIN, NPO_E_BUSY},
-        {ECONNREFUSED, NPO_E_UNREACHABLE},
+        {ENOMEM, NPO_E_NOMEM},  {ENOSPC, NPO_E_FULL},
+        {EDQUOT, NPO_E_FULL},   {ENOENT, NPO_E_NOT_FOUND},
+        {EEXIST, NPO_E_EXISTS}, {ETIMEDOUT, NPO_E_TIMEOUT},
+        {EBUSY, NPO_E_BUSY},    {EADDRINUSE, NPO_E_BUSY},
+        {EAGAIN, NPO_E_BUSY},   {ECONNREFUSED, NPO_E_UNREACHABLE},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         if (table[i].errnum == errnum)

@@ -83,8 +83,8 @@ npo_err npo_file_read(const char *path, size_t limit, npo_buf *ret_buf, npo_erro
         goto out;
     }
     if ((uint64_t)st.st_size > limit) {
-        err = npo_error_set(error, NPO_E_LIMIT, "'%s' has %lld bytes, at most %zu are allowed", path,
-                            (long long)st.st_size, limit);
+        err = npo_error_set(error, NPO_E_LIMIT, "'%s' has %lld bytes, at most %zu are allowed",
+                            path, (long long)st.st_size, limit);
         goto out;
     }
     size_t size = (size_t)st.st_size;
@@ -227,7 +227,8 @@ npo_err npo_file_make_dirs(const char *path, npo_error *error)
     }
     struct stat st;
     if (!err && (stat(path, &st) < 0 || !S_ISDIR(st.st_mode)))
-        err = npo_error_set(error, NPO_E_EXISTS, "cannot create folder '%s': a file is there", path);
+        err =
+            npo_error_set(error, NPO_E_EXISTS, "cannot create folder '%s': a file is there", path);
     free(copy);
     return err;
 }

@@ -16,8 +16,8 @@ npo_err npo_file_read(const char *path, size_t limit, npo_buf *ret_buf,
 /* Durable, atomic replace (see above). mode: permission bits of the new file. */
 npo_err npo_file_write(const char *path, const void *data, size_t len, mode_t mode,
                        npo_error *error) NPO_MUST_CHECK;
-/* The same for content that comes in pieces. The file appears under its name with commit only; commit
- * and abort (NULL-safe) free the writer, commit also on failure. */
+/* The same for content that comes in pieces. The file appears under its name with commit only;
+ * commit and abort (NULL-safe) free the writer, commit also on failure. */
 typedef struct npo_file_writer npo_file_writer;
 
 npo_err npo_file_writer_new(const char *path, mode_t mode, npo_file_writer **ret_writer,

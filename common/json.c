@@ -50,7 +50,8 @@ static npo_err check_keys(const cJSON *object, npo_error *error)
 static npo_err check_tree(const cJSON *node, int depth, npo_error *error)
 {
     if (depth > NPO_JSON_DEPTH_MAX)
-        return npo_error_set(error, NPO_E_LIMIT, "nested deeper than %d levels", NPO_JSON_DEPTH_MAX);
+        return npo_error_set(error, NPO_E_LIMIT, "nested deeper than %d levels",
+                             NPO_JSON_DEPTH_MAX);
     if (cJSON_IsObject(node))
         NPO_TRY(check_keys(node, error));
     for (const cJSON *child = node->child; child; child = child->next)
@@ -162,9 +163,9 @@ static npo_err unknown_key(const char *where, const char *key, const npo_json_fi
 static npo_err mismatch(const char *name, const cJSON *item, const char *expected, npo_error *error)
 {
     char *found = cJSON_PrintUnformatted(item);
-    npo_err err = npo_error_set(error, NPO_E_TYPE, "%s: found %.60s%s, expected %s", name,
-                                found ? found : "?", found && strlen(found) > 60 ? "..." : "",
-                                expected);
+    npo_err err =
+        npo_error_set(error, NPO_E_TYPE, "%s: found %.60s%s, expected %s", name,
+                      found ? found : "?", found && strlen(found) > 60 ? "..." : "", expected);
     free(found);
     return err;
 }

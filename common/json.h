@@ -50,8 +50,8 @@ const char *npo_json_closest(const char *key, const char *const *known, size_t c
  * is none. Objects on the way are created. */
 npo_err npo_json_set_path(cJSON *object, const char *path, const char *value,
                           npo_error *error) NPO_MUST_CHECK;
-/* Unformatted text with keys sorted at every level: equal content gives equal bytes. malloc'ed, NULL
- * when out of memory. Sorts the tree in place. */
+/* Unformatted text with keys sorted at every level: equal content gives equal bytes. malloc'ed,
+ * NULL when out of memory. Sorts the tree in place. */
 char *npo_json_canonical(cJSON *json);
 /* Convenience over cJSON for replies that were already checked. Defaults where key is missing or of
  * another type, or where npo_json_int would meet a number beyond 2^53. */

@@ -181,8 +181,8 @@ ALWAYS_INLINE void radius_lanes(const lanes *unit, lanes *ret_radius)
  * sin(pi/2 f) = f S(f^2), cos(pi/2 f) = C(f^2), minimax of degree 4. */
 ALWAYS_INLINE void circle_lanes(const lanes *w, lanes *ret_cos, lanes *ret_sin)
 {
-    static const float s[5] = {1.57079632679f, -0.645964096149f, 0.07969258276f,
-                               -0.00468126647681f, 0.000158206743674f};
+    static const float s[5] = {1.57079632679f, -0.645964096149f, 0.07969258276f, -0.00468126647681f,
+                               0.000158206743674f};
     static const float c[5] = {1.0f, -1.23370054065f, 0.253669203939f, -0.0208600713188f,
                                0.000903631703056f};
     lanes sine, cosine;

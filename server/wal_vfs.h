@@ -1,8 +1,8 @@
 /* SQLite's write-ahead log in few writes: SQLite writes every page of a transaction by itself, and
- * the page's header before it, which is 250 system calls for a group of a hundred requests. This VFS
- * is the default one, but for the log, whose consecutive writes it holds back in memory and hands on
- * as one, before anything can notice: before a sync, a read, a truncation, a question for the size,
- * and the close.
+ * the page's header before it, which is 250 system calls for a group of a hundred requests. This
+ * VFS is the default one, but for the log, whose consecutive writes it holds back in memory and
+ * hands on as one, before anything can notice: before a sync, a read, a truncation, a question for
+ * the size, and the close.
  *
  * What was held back and cannot be written is the failure of the call that brought it to light. A
  * transaction is committed only when its sync has returned (synchronous = FULL), so that it never

@@ -9,8 +9,8 @@
 #define NPO_TESTS_REFERENCE_CASE_H
 
 #include "kernels/graph.h"
-#include "worker/model/folder.h"
 #include "worker/model/files/safetensors.h"
+#include "worker/model/folder.h"
 #include "worker/model/text/tokenizer.h"
 
 #define CASE_OUTPUT_TOLERANCE   1e-4

@@ -8,8 +8,14 @@
 static const struct {
     const char *bytes, *text;
 } cases[] = {
-    {"", ""},           {"f", "Zg=="},        {"fo", "Zm8="},         {"foo", "Zm9v"},
-    {"foob", "Zm9vYg=="}, {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}, {"\xfb\xff\xbf", "+/+/"},
+    {"", ""},
+    {"f", "Zg=="},
+    {"fo", "Zm8="},
+    {"foo", "Zm9v"},
+    {"foob", "Zm9vYg=="},
+    {"fooba", "Zm9vYmE="},
+    {"foobar", "Zm9vYmFy"},
+    {"\xfb\xff\xbf", "+/+/"},
 };
 
 static void test_base64_agrees_with_the_rfc(void **state)
@@ -29,8 +35,8 @@ static void test_base64_agrees_with_the_rfc(void **state)
 
 static void test_base64_refuses_what_it_would_not_write(void **state)
 {
-    static const char *const bad[] = {"Z",    "Zg",   "Zg=",  "Zg==Zg==", "Z===", "====", "Zh==",
-                                      "Zm9=", "Zm9v\n", "Zm 9", "Zm-_",   "=Zg=", "Zg=v"};
+    static const char *const bad[] = {"Z",    "Zg",     "Zg=",  "Zg==Zg==", "Z===", "====", "Zh==",
+                                      "Zm9=", "Zm9v\n", "Zm 9", "Zm-_",     "=Zg=", "Zg=v"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         char bytes[16];
         size_t len;

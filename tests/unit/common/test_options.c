@@ -20,7 +20,8 @@ typedef struct {
 static const npo_option table[] = {
     {"verbose", 'v', NPO_OPTION_BOOL, 0, AT(verbose), NULL, "say more", 0, 0},
     {"threads", 't', NPO_OPTION_INT, 0, AT(threads), "N", "CPU threads", 1, 64},
-    {"cache-bytes", 0, NPO_OPTION_BYTES, 0, AT(cache_bytes), "BYTES", "bound of the cache", 0, 1e15},
+    {"cache-bytes", 0, NPO_OPTION_BYTES, 0, AT(cache_bytes), "BYTES", "bound of the cache", 0,
+     1e15},
     {"rate", 0, NPO_OPTION_NUMBER, 0, AT(rate), "X", "a rate", 0, 1},
     {"set", 0, NPO_OPTION_LIST, 0, AT(set), "KEY=VALUE", "change a key", 0, 0},
     {"hidden", 0, NPO_OPTION_BOOL, NPO_OPTION_FLAG_ONLY | NPO_OPTION_HIDDEN, AT(hidden), NULL,
@@ -60,8 +61,8 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-    static const char *const names[] = {"NPO_THREADS", "NPO_CACHE_BYTES", "NPO_SET", "NPO_CONFIG",
-                                        "NPO_VERBOSE", "NPO_HIDDEN", "NPO_STATE"};
+    static const char *const names[] = {"NPO_THREADS", "NPO_CACHE_BYTES", "NPO_SET",  "NPO_CONFIG",
+                                        "NPO_VERBOSE", "NPO_HIDDEN",      "NPO_STATE"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         unsetenv(names[i]);
     npo_options_free(options);
@@ -109,7 +110,8 @@ static void test_options_keep_defaults(void **state)
 static void test_options_take_every_form_of_flag(void **state)
 {
     int count;
-    assert_int_equal(read_args("--threads 2 --cache-bytes=3K -v --rate 0.25 file --state=x"), NPO_OK);
+    assert_int_equal(read_args("--threads 2 --cache-bytes=3K -v --rate 0.25 file --state=x"),
+                     NPO_OK);
     assert_int_equal(values.threads, 2);
     assert_int_equal(values.cache_bytes, 3072);
     assert_true(values.verbose);
@@ -127,7 +129,8 @@ static void test_options_take_every_form_of_flag(void **state)
 static void test_options_rank_flag_environment_file_default(void **state)
 {
     char args[128];
-    write_config("{\"threads\": 10, \"cache_bytes\": \"1M\", \"verbose\": true, \"_why\": \"a comment\"}");
+    write_config(
+        "{\"threads\": 10, \"cache_bytes\": \"1M\", \"verbose\": true, \"_why\": \"a comment\"}");
     setenv("NPO_CONFIG", config, 1);
     assert_int_equal(read_args(""), NPO_OK);
     assert_int_equal(values.threads, 10);
@@ -253,7 +256,8 @@ static void test_options_version_is_one_line(void **state)
 static void test_options_printed_config_reads_back(void **state)
 {
     char args[128];
-    assert_int_equal(read_args("--print-config --threads 9 --set a=1 --set b=2 --rate 0.1"), NPO_OK);
+    assert_int_equal(read_args("--print-config --threads 9 --set a=1 --set b=2 --rate 0.1"),
+                     NPO_OK);
     char *text = print();
     assert_non_null(strstr(text, "\"_threads\":\t\"flag\""));
     assert_non_null(strstr(text, "\"_state\":\t\"default\""));

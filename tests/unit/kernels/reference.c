@@ -95,8 +95,8 @@ void ref_group_norm(const ref_call *c, double *out)
             for (int64_t p = 0; p < positions; p++)
                 for (int64_t k = 0; k < size; k++) {
                     double hat = (x[p * channels + k] - mean) / sqrt(variance + c->attrs.eps);
-                    y[p * channels + k] = act_of(
-                        c->attrs.act, hat * c->x[1][g * size + k] + c->x[2][g * size + k]);
+                    y[p * channels + k] =
+                        act_of(c->attrs.act, hat * c->x[1][g * size + k] + c->x[2][g * size + k]);
                 }
         }
 }
@@ -237,10 +237,10 @@ void ref_max_pool(const ref_call *c, double *out)
         for (int64_t y = 0; y < d[1]; y++)
             for (int64_t x = 0; x < d[2]; x++)
                 for (int64_t k = 0; k < d[3]; k++)
-                    *out++ = fmax(fmax(pixel(c, n, 2 * y, 2 * x, k),
-                                       pixel(c, n, 2 * y, 2 * x + 1, k)),
-                                  fmax(pixel(c, n, 2 * y + 1, 2 * x, k),
-                                       pixel(c, n, 2 * y + 1, 2 * x + 1, k)));
+                    *out++ =
+                        fmax(fmax(pixel(c, n, 2 * y, 2 * x, k), pixel(c, n, 2 * y, 2 * x + 1, k)),
+                             fmax(pixel(c, n, 2 * y + 1, 2 * x, k),
+                                  pixel(c, n, 2 * y + 1, 2 * x + 1, k)));
 }
 
 void ref_mix(const ref_call *c, double *out)

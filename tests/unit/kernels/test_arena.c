@@ -32,8 +32,8 @@ static void test_arena_reuses_memory_of_spans_that_are_over(void **state)
 static void test_arena_takes_the_smallest_gap(void **state)
 {
     /* Two gaps open at step 5, of 128 and of 64 bytes; the last span fits both. */
-    npo_span spans[] = {{1024, 0, 9, 0}, {512, 0, 9, 0}, {128, 0, 4, 0}, {100, 0, 9, 0},
-                        {64, 0, 4, 0},   {64, 5, 9, 0}};
+    npo_span spans[] = {{1024, 0, 9, 0}, {512, 0, 9, 0}, {128, 0, 4, 0},
+                        {100, 0, 9, 0},  {64, 0, 4, 0},  {64, 5, 9, 0}};
     size_t bytes = 0;
     assert_int_equal(npo_arena_pack(spans, 6, &bytes), NPO_OK);
     assert_disjoint(spans, 6, bytes);
@@ -48,8 +48,8 @@ static void test_arena_never_overlaps_random_lifetimes(void **state)
     size_t sum = 0, bytes = 0;
     for (int i = 0; i < COUNT; i++) {
         int first = rand() % 200;
-        spans[i] = (npo_span){.bytes = (size_t)(1 + rand() % 5000), .first = first,
-                              .last = first + rand() % 30};
+        spans[i] = (npo_span){
+            .bytes = (size_t)(1 + rand() % 5000), .first = first, .last = first + rand() % 30};
         sum += spans[i].bytes;
     }
     assert_int_equal(npo_arena_pack(spans, COUNT, &bytes), NPO_OK);

@@ -73,8 +73,8 @@ static npo_value param(npo_graph *g, const char *name, int ndim, int64_t a, int6
     return npo_graph_param(g, name, ndim, (int64_t[]){a, b, c, d});
 }
 
-/* A residual block with a time embedding, attention and both kinds of join. named: all values can be
- * read afterwards, so that nothing is fused or written in place. */
+/* A residual block with a time embedding, attention and both kinds of join. named: all values can
+ * be read afterwards, so that nothing is fused or written in place. */
 static npo_value record(npo_graph *g, int64_t n, bool named)
 {
     static const npo_conv_options same = {1, 1, 1, 1, 1};
@@ -95,8 +95,8 @@ static npo_value record(npo_graph *g, int64_t n, bool named)
                          same);
     v[5] = npo_op_add(g, v[3], v[4]);
     npo_value tokens = npo_op_reshape(g, v[5], 3, (int64_t[]){n, SIDE * SIDE, WIDTH});
-    npo_value q = npo_op_linear(g, tokens, param(g, "q.weight", 2, WIDTH, WIDTH, 0, 0),
-                                NPO_VALUE_NONE);
+    npo_value q =
+        npo_op_linear(g, tokens, param(g, "q.weight", 2, WIDTH, WIDTH, 0, 0), NPO_VALUE_NONE);
     v[6] = npo_op_attention(g, q, tokens, tokens, 2, false);
     v[7] = npo_op_add(g, v[6], tokens);
     for (int i = 0; named && i < 8; i++) {
@@ -273,8 +273,10 @@ static void test_graph_fusion_changes_no_result(void **state)
 {
     network fused, plain;
     open_network(&fused, (network_options){.n = 3, .loss = true, .input_grads = true});
-    open_network(&plain, (network_options){.n = 3, .loss = true, .named = true,
-                                           .input_grads = true, .layout = fused.layout});
+    open_network(
+        &plain,
+        (network_options){
+            .n = 3, .loss = true, .named = true, .input_grads = true, .layout = fused.layout});
     fill_params(fused.params, 8);
     npo_params_copy(plain.params, fused.params);
     network *nets[] = {&fused, &plain};
@@ -422,7 +424,8 @@ static void test_graph_names_what_can_be_read(void **state)
 /* ---- failures while recording ---- */
 
 typedef struct {
-    npo_value image, tokens, ids, vector, weight, square; /* [2,4,6,8] [2,5,8] [2,3]i32 [8] [4,8,3,3] [8,8] */
+    npo_value image, tokens, ids, vector, weight,
+        square; /* [2,4,6,8] [2,5,8] [2,3]i32 [8] [4,8,3,3] [8,8] */
 } values;
 
 typedef void (*recorder)(npo_graph *g, const values *v);
@@ -443,8 +446,7 @@ RECORD(conv_none, npo_op_conv2d(g, v->image, NPO_VALUE_NONE, NPO_VALUE_NONE, pla
 RECORD(linear, npo_op_linear(g, v->tokens, v->weight, NPO_VALUE_NONE))
 RECORD(linear_ids, npo_op_linear(g, v->ids, v->square, NPO_VALUE_NONE))
 RECORD(group_norm, npo_op_group_norm(g, v->image, v->vector, v->vector, 3, 1e-5f, NPO_ACT_NONE))
-RECORD(group_norm_act,
-       npo_op_group_norm(g, v->image, v->vector, v->vector, 2, 1e-5f, NPO_ACT_GELU))
+RECORD(group_norm_act, npo_op_group_norm(g, v->image, v->vector, v->vector, 2, 1e-5f, NPO_ACT_GELU))
 RECORD(layer_norm, npo_op_layer_norm(g, v->ids, v->vector, v->vector, 1e-5f))
 RECORD(add, npo_op_add(g, v->image, v->tokens))
 RECORD(add_channels, npo_op_add_channels(g, v->image, v->square))
@@ -491,8 +493,7 @@ static const struct {
     {record_upsample, NPO_E_RANGE, "op 'upsample': to 3x12, expected at least 4x6"},
     {record_attention, NPO_E_SHAPE, "op 'attention': 8 channels in 3 heads, expected a multiple"},
     {record_attention_k, NPO_E_SHAPE, "op 'attention': k [2,4,6,8], expected [2,Lk,8]"},
-    {record_reshape, NPO_E_SHAPE,
-     "op 'reshape': [2,4,6,8] to [5,5], expected as many elements"},
+    {record_reshape, NPO_E_SHAPE, "op 'reshape': [2,4,6,8] to [5,5], expected as many elements"},
     {record_embedding, NPO_E_SHAPE, "op 'embedding': ids [2,5,8], expected [N,L] i32"},
     {record_add_rows, NPO_E_SHAPE, "op 'add_rows': p [8], expected [5 or more,8]"},
     {record_mse, NPO_E_SHAPE, "op 'mse_loss': target [2,5,8], expected [2,4,6,8]"},
@@ -500,8 +501,7 @@ static const struct {
     {record_cross_entropy, NPO_E_SHAPE,
      "op 'cross_entropy_loss': labels [2,3] i32, expected [8] i32"},
     {record_param, NPO_E_SHAPE, "parameter 'square': shape [8], expected [8,8]"},
-    {record_input, NPO_E_SHAPE,
-     "'bad': expected at most 4 dimensions, each of at least 1"},
+    {record_input, NPO_E_SHAPE, "'bad': expected at most 4 dimensions, each of at least 1"},
     {record_output, NPO_E_USAGE, "output 'w': expected a computed value, found a parameter"},
     {record_fail, NPO_E_UNSUPPORTED, "config asks for 'dropout'"},
 };
@@ -609,8 +609,8 @@ static npo_err build_and_run(npo_error *error)
     npo_value y = record(graph, 2, true);
     if (!npo_graph_failed(graph)) {
         const npo_shape *s = npo_graph_shape(graph, y);
-        options.loss = npo_op_mse_loss(
-            graph, y, npo_graph_input(graph, "target", NPO_F32, s->ndim, s->dims));
+        options.loss =
+            npo_op_mse_loss(graph, y, npo_graph_input(graph, "target", NPO_F32, s->ndim, s->dims));
     }
     err = npo_graph_plan(graph, &options, NULL, error);
     if (!err)
@@ -662,10 +662,12 @@ static void test_backend_refuses_what_is_not_there(void **state)
         const char *text;
     } bad[] = {
         {{.device = "tpu"}, NPO_E_NOT_FOUND, "device 'tpu' is unknown, expected 'cpu'"},
-        {{.device = "cpu", .isa = "sse9"}, NPO_E_NOT_FOUND,
+        {{.device = "cpu", .isa = "sse9"},
+         NPO_E_NOT_FOUND,
          "instruction set 'sse9': not of this machine"},
         {{.device = "cpu", .threads = -1}, NPO_E_RANGE, "-1 threads, expected 0 to 4096"},
-        {{.device = "cpu", .products = "mkl"}, NPO_E_NOT_FOUND,
+        {{.device = "cpu", .products = "mkl"},
+         NPO_E_NOT_FOUND,
          "products 'mkl', expected 'auto', 'own' or 'dnnl'"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

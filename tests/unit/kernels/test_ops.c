@@ -41,8 +41,7 @@ typedef struct {
 
 BUILD(conv2d, npo_op_conv2d(g, v[0], v[1], v[2], a->conv))
 BUILD(linear, npo_op_linear(g, v[0], v[1], v[2]))
-BUILD(group_norm,
-      npo_op_group_norm(g, v[0], v[1], v[2], a->groups, (float)a->eps, a->act))
+BUILD(group_norm, npo_op_group_norm(g, v[0], v[1], v[2], a->groups, (float)a->eps, a->act))
 BUILD(layer_norm, npo_op_layer_norm(g, v[0], v[1], v[2], (float)a->eps))
 BUILD(activation, npo_op_activation(g, v[0], a->act))
 BUILD(geglu, npo_op_geglu(g, v[0]))
@@ -62,33 +61,109 @@ BUILD(pseudo_huber_loss, npo_op_pseudo_huber_loss(g, v[0], v[1], (float)a->facto
 BUILD(cross_entropy_loss, npo_op_cross_entropy_loss(g, v[0], v[1]))
 
 #define OP(name) #name, build_##name, ref_##name
-#define S4(a, b, c, d) 4, {a, b, c, d}
-#define S3(a, b, c)    3, {a, b, c}
-#define S2(a, b)       2, {a, b}
-#define S1(a)          1, {a}
-#define NO             {NONE, 0, {0}}
-#define CONV(s, t, l, b, r) {.conv = {s, t, l, b, r}}
+#define S4(a, b, c, d)                                                                             \
+    4,                                                                                             \
+    {                                                                                              \
+        a, b, c, d                                                                                 \
+    }
+#define S3(a, b, c)                                                                                \
+    3,                                                                                             \
+    {                                                                                              \
+        a, b, c                                                                                    \
+    }
+#define S2(a, b)                                                                                   \
+    2,                                                                                             \
+    {                                                                                              \
+        a, b                                                                                       \
+    }
+#define S1(a)                                                                                      \
+    1,                                                                                             \
+    {                                                                                              \
+        a                                                                                          \
+    }
+#define NO                                                                                         \
+    {                                                                                              \
+        NONE, 0,                                                                                   \
+        {                                                                                          \
+            0                                                                                      \
+        }                                                                                          \
+    }
+#define CONV(s, t, l, b, r)                                                                        \
+    {                                                                                              \
+        .conv = { s, t, l, b, r }                                                                  \
+    }
 
 static const op_case cases[] = {
-    {OP(conv2d), {{X, S4(2, 5, 7, 3)}, {P, S4(5, 3, 3, 3)}, {P, S1(5)}}, CONV(1, 1, 1, 1, 1), .grads = 7},
-    {OP(conv2d), {{X, S4(1, 6, 4, 16)}, {P, S4(32, 16, 3, 3)}, {P, S1(32)}}, CONV(1, 1, 1, 1, 1), .grads = 7},
-    {OP(conv2d), {{X, S4(3, 3, 4, 48)}, {P, S4(16, 48, 3, 3)}, {P, S1(16)}}, CONV(1, 1, 1, 1, 1), .grads = 7},
-    {OP(conv2d), {{X, S4(2, 9, 6, 17)}, {P, S4(20, 17, 3, 3)}, {P, S1(20)}}, CONV(2, 1, 1, 1, 1), .grads = 7},
-    {OP(conv2d), {{X, S4(2, 8, 6, 16)}, {P, S4(16, 16, 3, 3)}, {P, S1(16)}}, CONV(2, 1, 1, 1, 1), .grads = 7},
-    {OP(conv2d), {{X, S4(2, 8, 6, 16)}, {P, S4(16, 16, 3, 3)}, NO}, CONV(2, 0, 0, 1, 1), .grads = 3},
+    {OP(conv2d),
+     {{X, S4(2, 5, 7, 3)}, {P, S4(5, 3, 3, 3)}, {P, S1(5)}},
+     CONV(1, 1, 1, 1, 1),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(1, 6, 4, 16)}, {P, S4(32, 16, 3, 3)}, {P, S1(32)}},
+     CONV(1, 1, 1, 1, 1),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(3, 3, 4, 48)}, {P, S4(16, 48, 3, 3)}, {P, S1(16)}},
+     CONV(1, 1, 1, 1, 1),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(2, 9, 6, 17)}, {P, S4(20, 17, 3, 3)}, {P, S1(20)}},
+     CONV(2, 1, 1, 1, 1),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(2, 8, 6, 16)}, {P, S4(16, 16, 3, 3)}, {P, S1(16)}},
+     CONV(2, 1, 1, 1, 1),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(2, 8, 6, 16)}, {P, S4(16, 16, 3, 3)}, NO},
+     CONV(2, 0, 0, 1, 1),
+     .grads = 3},
     {OP(conv2d), {{X, S4(2, 7, 5, 4)}, {P, S4(6, 4, 3, 3)}, NO}, CONV(2, 0, 1, 1, 0), .grads = 3},
-    {OP(conv2d), {{X, S4(3, 6, 5, 1)}, {P, S4(16, 1, 3, 3)}, {P, S1(16)}}, CONV(1, 1, 1, 1, 1), .grads = 7},
-    {OP(conv2d), {{X, S4(3, 6, 5, 16)}, {P, S4(1, 16, 3, 3)}, {P, S1(1)}}, CONV(1, 1, 1, 1, 1), .grads = 7},
-    {OP(conv2d), {{X, S4(2, 4, 3, 12)}, {P, S4(7, 12, 1, 1)}, {P, S1(7)}}, CONV(1, 0, 0, 0, 0), .grads = 7},
+    {OP(conv2d),
+     {{X, S4(3, 6, 5, 1)}, {P, S4(16, 1, 3, 3)}, {P, S1(16)}},
+     CONV(1, 1, 1, 1, 1),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(3, 6, 5, 16)}, {P, S4(1, 16, 3, 3)}, {P, S1(1)}},
+     CONV(1, 1, 1, 1, 1),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(2, 4, 3, 12)}, {P, S4(7, 12, 1, 1)}, {P, S1(7)}},
+     CONV(1, 0, 0, 0, 0),
+     .grads = 7},
     {OP(conv2d), {{X, S4(2, 4, 3, 12)}, {P, S4(7, 12, 1, 1)}, NO}, CONV(2, 0, 0, 0, 0), .grads = 3},
-    {OP(conv2d), {{X, S4(1, 9, 8, 3)}, {P, S4(8, 3, 4, 4)}, {P, S1(8)}}, CONV(4, 0, 0, 0, 0), .grads = 7},
-    {OP(conv2d), {{X, S4(1, 3, 3, 2)}, {P, S4(2, 2, 3, 3)}, {P, S1(2)}}, CONV(1, 0, 0, 0, 0), .grads = 7},
-    {OP(conv2d), {{X, S4(1, 6, 9, 5)}, {P, S4(4, 5, 2, 5)}, {P, S1(4)}}, CONV(1, 1, 2, 0, 2), .grads = 7},
-    {OP(conv2d), {{X, S4(2, 4, 3, 48)}, {P, S4(96, 48, 3, 3)}, {P, S1(96)}}, CONV(1, 1, 1, 1, 1), .grads = 7},
-    {OP(conv2d), {{X, S4(3, 5, 6, 32)}, {P, S4(48, 32, 3, 3)}, {P, S1(48)}}, CONV(1, 1, 1, 1, 1), .grads = 7},
-    {OP(conv2d), {{X, S4(1, 10, 7, 48)}, {P, S4(48, 48, 3, 3)}, {P, S1(48)}}, CONV(2, 1, 1, 1, 1), .grads = 7},
-    {OP(conv2d), {{X, S4(2, 6, 5, 32)}, {P, S4(16, 32, 2, 3)}, NO}, CONV(1, 0, 2, 1, 0), .grads = 3},
-    {OP(conv2d), {{X, S4(19, 3, 4, 16)}, {P, S4(16, 16, 3, 3)}, {P, S1(16)}}, CONV(1, 1, 1, 1, 1), .grads = 7},
+    {OP(conv2d),
+     {{X, S4(1, 9, 8, 3)}, {P, S4(8, 3, 4, 4)}, {P, S1(8)}},
+     CONV(4, 0, 0, 0, 0),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(1, 3, 3, 2)}, {P, S4(2, 2, 3, 3)}, {P, S1(2)}},
+     CONV(1, 0, 0, 0, 0),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(1, 6, 9, 5)}, {P, S4(4, 5, 2, 5)}, {P, S1(4)}},
+     CONV(1, 1, 2, 0, 2),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(2, 4, 3, 48)}, {P, S4(96, 48, 3, 3)}, {P, S1(96)}},
+     CONV(1, 1, 1, 1, 1),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(3, 5, 6, 32)}, {P, S4(48, 32, 3, 3)}, {P, S1(48)}},
+     CONV(1, 1, 1, 1, 1),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(1, 10, 7, 48)}, {P, S4(48, 48, 3, 3)}, {P, S1(48)}},
+     CONV(2, 1, 1, 1, 1),
+     .grads = 7},
+    {OP(conv2d),
+     {{X, S4(2, 6, 5, 32)}, {P, S4(16, 32, 2, 3)}, NO},
+     CONV(1, 0, 2, 1, 0),
+     .grads = 3},
+    {OP(conv2d),
+     {{X, S4(19, 3, 4, 16)}, {P, S4(16, 16, 3, 3)}, {P, S1(16)}},
+     CONV(1, 1, 1, 1, 1),
+     .grads = 7},
     {OP(linear), {{X, S3(13, 50, 96)}, {P, S2(80, 96)}, {P, S1(80)}}, .grads = 7},
     {OP(linear), {{X, S2(3, 16)}, {P, S2(16, 16)}, {P, S1(16)}}, .grads = 7},
     {OP(linear), {{X, S2(65, 80)}, {P, S2(48, 80)}, NO}, .grads = 3},
@@ -97,11 +172,26 @@ static const op_case cases[] = {
     {OP(linear), {{X, S3(3, 7, 96)}, {P, S2(48, 96)}, NO}, .grads = 3},
     {OP(linear), {{X, S4(2, 3, 3, 16)}, {P, S4(33, 16, 1, 1)}, {P, S1(33)}}, .grads = 7},
     {OP(linear), {{X, S1(10)}, {P, S2(4, 10)}, NO}, .grads = 3},
-    {OP(group_norm), {{X, S4(2, 3, 5, 8)}, {P, S1(8)}, {P, S1(8)}}, {.groups = 2, .eps = 1e-5}, .grads = 7},
-    {OP(group_norm), {{X, S4(3, 5, 3, 16)}, {P, S1(16)}, {P, S1(16)}}, {.groups = 8, .eps = 1e-5, .act = NPO_ACT_SILU}, .grads = 7},
-    {OP(group_norm), {{X, S4(1, 9, 9, 21)}, {P, S1(21)}, {P, S1(21)}}, {.groups = 3, .eps = 1e-6, .act = NPO_ACT_SILU}, .grads = 7},
-    {OP(group_norm), {{X, S3(2, 3, 48)}, {P, S1(48)}, {P, S1(48)}}, {.groups = 8, .eps = 1e-6}, .grads = 7},
-    {OP(group_norm), {{X, S2(2, 6)}, {P, S1(6)}, {P, S1(6)}}, {.groups = 1, .eps = 1e-2, .act = NPO_ACT_SILU}, .grads = 7},
+    {OP(group_norm),
+     {{X, S4(2, 3, 5, 8)}, {P, S1(8)}, {P, S1(8)}},
+     {.groups = 2, .eps = 1e-5},
+     .grads = 7},
+    {OP(group_norm),
+     {{X, S4(3, 5, 3, 16)}, {P, S1(16)}, {P, S1(16)}},
+     {.groups = 8, .eps = 1e-5, .act = NPO_ACT_SILU},
+     .grads = 7},
+    {OP(group_norm),
+     {{X, S4(1, 9, 9, 21)}, {P, S1(21)}, {P, S1(21)}},
+     {.groups = 3, .eps = 1e-6, .act = NPO_ACT_SILU},
+     .grads = 7},
+    {OP(group_norm),
+     {{X, S3(2, 3, 48)}, {P, S1(48)}, {P, S1(48)}},
+     {.groups = 8, .eps = 1e-6},
+     .grads = 7},
+    {OP(group_norm),
+     {{X, S2(2, 6)}, {P, S1(6)}, {P, S1(6)}},
+     {.groups = 1, .eps = 1e-2, .act = NPO_ACT_SILU},
+     .grads = 7},
     {OP(layer_norm), {{X, S3(2, 5, 24)}, {P, S1(24)}, {P, S1(24)}}, {.eps = 1e-5}, .grads = 7},
     {OP(layer_norm), {{X, S2(70, 33)}, {P, S1(33)}, {P, S1(33)}}, {.eps = 1e-5}, .grads = 7},
     {OP(layer_norm), {{X, S2(1, 3)}, {P, S1(3)}, {P, S1(3)}}, {.eps = 1e-3}, .grads = 7},
@@ -120,11 +210,27 @@ static const op_case cases[] = {
     {OP(upsample), {{X, S4(2, 3, 4, 5)}}, {.height = 6, .width = 8}, .grads = 1},
     {OP(upsample), {{X, S4(1, 3, 5, 16)}}, {.height = 7, .width = 9}, .grads = 1},
     {OP(upsample), {{X, S4(1, 7, 7, 3)}}, {.height = 14, .width = 14}, .grads = 1},
-    {OP(attention), {{X, S3(2, 9, 24)}, {X, S3(2, 5, 24)}, {X, S3(2, 5, 24)}}, {.heads = 2}, .grads = 7},
-    {OP(attention), {{X, S3(1, 37, 20)}, {X, S3(1, 49, 20)}, {X, S3(1, 49, 20)}}, {.heads = 4}, .grads = 7, .largest = 3},
-    {OP(attention), {{X, S3(2, 1, 6)}, {X, S3(2, 1, 6)}, {X, S3(2, 1, 6)}}, {.heads = 1}, .grads = 7},
-    {OP(attention), {{X, S3(2, 18, 16)}, {X, S3(2, 18, 16)}, {X, S3(2, 18, 16)}}, {.heads = 2, .causal = true}, .grads = 7},
-    {OP(attention), {{X, S3(1, 40, 64)}, {X, S3(1, 40, 64)}, {X, S3(1, 40, 64)}}, {.heads = 1, .causal = true}, .grads = 7},
+    {OP(attention),
+     {{X, S3(2, 9, 24)}, {X, S3(2, 5, 24)}, {X, S3(2, 5, 24)}},
+     {.heads = 2},
+     .grads = 7},
+    {OP(attention),
+     {{X, S3(1, 37, 20)}, {X, S3(1, 49, 20)}, {X, S3(1, 49, 20)}},
+     {.heads = 4},
+     .grads = 7,
+     .largest = 3},
+    {OP(attention),
+     {{X, S3(2, 1, 6)}, {X, S3(2, 1, 6)}, {X, S3(2, 1, 6)}},
+     {.heads = 1},
+     .grads = 7},
+    {OP(attention),
+     {{X, S3(2, 18, 16)}, {X, S3(2, 18, 16)}, {X, S3(2, 18, 16)}},
+     {.heads = 2, .causal = true},
+     .grads = 7},
+    {OP(attention),
+     {{X, S3(1, 40, 64)}, {X, S3(1, 40, 64)}, {X, S3(1, 40, 64)}},
+     {.heads = 1, .causal = true},
+     .grads = 7},
     {OP(timestep), {{X, S1(4)}}, {.channels = 16, .flip = true}, .largest = 100, .tolerance = 3e-5},
     {OP(timestep), {{X, S1(2)}}, {.channels = 7, .factor = 1}, .largest = 100, .tolerance = 3e-5},
     {OP(embedding), {{IDS, S2(2, 3)}, {P, S2(4, 10)}}, .grads = 2},
@@ -133,8 +239,16 @@ static const op_case cases[] = {
     {OP(max_pool), {{X, S4(1, 5, 3, 17)}}, .grads = 1},
     {OP(mix), {{X, S4(3, 2, 2, 5)}, {X, S4(3, 2, 2, 5)}, {X, S1(3)}, {X, S1(3)}}, .grads = 3},
     {OP(mse_loss), {{X, S3(3, 5, 7)}, {X, S3(3, 5, 7)}}, .grads = 1, .scalar = true},
-    {OP(pseudo_huber_loss), {{X, S3(3, 5, 7)}, {X, S3(3, 5, 7)}}, {.factor = 0.03}, .grads = 1, .scalar = true},
-    {OP(cross_entropy_loss), {{X, S2(5, 4)}, {IDS, S1(5)}}, .grads = 1, .scalar = true, .largest = 3},
+    {OP(pseudo_huber_loss),
+     {{X, S3(3, 5, 7)}, {X, S3(3, 5, 7)}},
+     {.factor = 0.03},
+     .grads = 1,
+     .scalar = true},
+    {OP(cross_entropy_loss),
+     {{X, S2(5, 4)}, {IDS, S1(5)}},
+     .grads = 1,
+     .scalar = true,
+     .largest = 3},
 };
 
 /* ---- one case in memory ---- */
@@ -204,8 +318,8 @@ static void record(fixture *f, bool with_loss)
     }
     f->loss = y;
     if (!f->c->scalar) {
-        npo_value target = npo_graph_input(f->graph, "target", NPO_F32, f->call.out.ndim,
-                                           f->call.out.dims);
+        npo_value target =
+            npo_graph_input(f->graph, "target", NPO_F32, f->call.out.ndim, f->call.out.dims);
         f->loss = npo_op_mse_loss(f->graph, y, target);
     }
     npo_graph_output(f->graph, "y", f->loss);
@@ -293,7 +407,8 @@ static void check_forward(const op_case *c)
     if (npo_graph_forward(f.graph, f.params, &error))
         fail_msg("%s: %s", c->name, error.text);
     const float *y = npo_graph_output_data(f.graph, "y", &shape);
-    compare(&f, "output", ref_count(&shape), y, expected, c->tolerance > 0 ? c->tolerance : OUTPUT_TOLERANCE);
+    compare(&f, "output", ref_count(&shape), y, expected,
+            c->tolerance > 0 ? c->tolerance : OUTPUT_TOLERANCE);
     free(expected);
     close_fixture(&f);
 }
@@ -358,10 +473,9 @@ static void find_slopes(fixture *f, int k, slopes *ret_slopes)
 
 static void check_gradient(fixture *f, int k, const slopes *s, double scale)
 {
-    const float *grad = f->c->in[k].kind == P
-                            ? npo_params_data(f->grads) +
-                                  npo_layout_find(f->layout, names[k])->offset
-                            : npo_graph_input_grad(f->graph, names[k]);
+    const float *grad = f->c->in[k].kind == P ? npo_params_data(f->grads) +
+                                                    npo_layout_find(f->layout, names[k])->offset
+                                              : npo_graph_input_grad(f->graph, names[k]);
     float ours[SAMPLES];
     double expected[SAMPLES];
     for (int64_t i = 0; i < s->count; i++) {
@@ -393,8 +507,7 @@ static void check_backward(const op_case *c)
         if (npo_graph_forward(f.graph, f.params, &error) ||
             npo_graph_backward(f.graph, f.params, 0.5f, f.grads, &error))
             fail_msg("%s: %s", c->name, error.text);
-        compare(&f, "loss", 1, npo_graph_output_data(f.graph, "y", NULL), &loss,
-                OUTPUT_TOLERANCE);
+        compare(&f, "loss", 1, npo_graph_output_data(f.graph, "y", NULL), &loss, OUTPUT_TOLERANCE);
         /* Those of parameters add up over runs, those of inputs do not. */
         for (int i = 0; i < REF_OPERANDS_MAX; i++)
             if (c->grads >> i & 1)
@@ -420,16 +533,34 @@ static void run_cases(void **state)
     assert_true(count > 0);
 }
 
-#define TEST(op) {"test_op_" #op "_matches_reference", run_cases, NULL, NULL, #op}
+#define TEST(op)                                                                                   \
+    {                                                                                              \
+        "test_op_" #op "_matches_reference", run_cases, NULL, NULL, #op                            \
+    }
 
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        TEST(conv2d),     TEST(linear),      TEST(group_norm),        TEST(layer_norm),
-        TEST(activation), TEST(geglu),       TEST(add),               TEST(add_channels),
-        TEST(scale),      TEST(concat),      TEST(upsample),          TEST(attention),
-        TEST(timestep),   TEST(embedding),   TEST(add_rows),          TEST(max_pool),
-        TEST(mix),        TEST(mse_loss),    TEST(pseudo_huber_loss), TEST(cross_entropy_loss),
+        TEST(conv2d),
+        TEST(linear),
+        TEST(group_norm),
+        TEST(layer_norm),
+        TEST(activation),
+        TEST(geglu),
+        TEST(add),
+        TEST(add_channels),
+        TEST(scale),
+        TEST(concat),
+        TEST(upsample),
+        TEST(attention),
+        TEST(timestep),
+        TEST(embedding),
+        TEST(add_rows),
+        TEST(max_pool),
+        TEST(mix),
+        TEST(mse_loss),
+        TEST(pseudo_huber_loss),
+        TEST(cross_entropy_loss),
     };
     npo_error error = {0};
     isa = argc > 1 ? argv[1] : NULL;

@@ -77,8 +77,12 @@ static void test_layout_refuses_bad_shapes_and_names(void **state)
         int ndim;
         int64_t dims[5];
     } bad[] = {
-        {0, {0}},     {5, {1, 1, 1, 1, 1}},          {2, {3, 0}},
-        {2, {-1, 4}}, {3, {1 << 30, 1 << 30, 1 << 30}}, {2, {INT64_MAX, 2}},
+        {0, {0}},
+        {5, {1, 1, 1, 1, 1}},
+        {2, {3, 0}},
+        {2, {-1, 4}},
+        {3, {1 << 30, 1 << 30, 1 << 30}},
+        {2, {INT64_MAX, 2}},
     };
     size_t index;
     npo_error error = {0};

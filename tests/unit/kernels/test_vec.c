@@ -1,4 +1,5 @@
-/* Flat kernels: the same bits for every instruction set and number of threads, and torch's values. */
+/* Flat kernels: the same bits for every instruction set and number of threads, and torch's values.
+ */
 #include "tests/unit/cmocka.h"
 
 #include "kernels/cpu/isa/isa.h"
@@ -37,8 +38,13 @@ static void fill(result *r)
 /* All kernels of a table over one array, in one thread. */
 static void run_table(const npo_cpu_kernels *k, result *r)
 {
-    npo_adamw_scalars s = {.keep = 0.999f, .new1 = 0.1f, .beta2 = 0.999f, .new2 = 0.001f,
-                           .correction2 = 0.05f, .eps = 1e-8f, .step = 0.003f};
+    npo_adamw_scalars s = {.keep = 0.999f,
+                           .new1 = 0.1f,
+                           .beta2 = 0.999f,
+                           .new2 = 0.001f,
+                           .correction2 = 0.05f,
+                           .eps = 1e-8f,
+                           .step = 0.003f};
     fill(r);
     k->vec_lerp(N, 0.001f, r->x, r->y);
     k->vec_lerp(N, 0.7f, r->z, r->y);
@@ -70,8 +76,8 @@ static void run_backend(int threads, result *r)
 {
     npo_backend *be;
     npo_backend_options options = {.device = "cpu", .threads = threads};
-    npo_adamw hyper = {.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01,
-                       .step = 3};
+    npo_adamw hyper = {
+        .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01, .step = 3};
     assert_int_equal(npo_backend_new(&options, &be, NULL), NPO_OK);
     fill(r);
     npo_vec_lerp(be, N, 0.001f, r->x, r->y);
@@ -116,20 +122,18 @@ static void test_vec_norm_is_accurate(void **state)
 enum { G = 6 };
 static const float golden_start[G] = {0x1.9b4700p-1f,  0x1.660f0cp-3f, 0x1.6c744cp-4f,
                                       -0x1.3a3940p-1f, 0x1.7a539ep-5f, -0x1.5e463cp+0f};
-static const float golden_grads[3][G] = {
-    {0x1.599850p-2f, 0x1.02d87ep+0f, -0x1.6f67eap+0f, 0x1.f471f0p-1f, 0x1.0b4a22p-1f,
-     0x1.3ce81cp+0f},
-    {-0x1.62279ep-4f, 0x1.e9d144p-6f, 0x1.576c86p-5f, -0x1.05aaaap-7f, 0x1.7b7538p-4f,
-     0x1.4e19fep-4f},
-    {0x1.4486eep-8f, -0x1.aebf42p-10f, -0x1.bc4f2ep-8f, -0x1.5b0c5ep-7f, 0x1.ea02aep-8f,
-     0x1.392760p-9f}};
-static const float golden_param[3][G] = {
-    {0x1.99baa0p-1f, 0x1.5fe76ep-3f, 0x1.78bb3ap-4f, -0x1.3bc00ep-1f, 0x1.61bd42p-5f,
-     -0x1.5f0828p+0f},
-    {0x1.9900e6p-1f, 0x1.5ba4acp-3f, 0x1.80aee0p-4f, -0x1.3cc2b6p-1f, 0x1.4e5166p-5f,
-     -0x1.5f928ap+0f},
-    {0x1.986d12p-1f, 0x1.585a90p-3f, 0x1.86dd34p-4f, -0x1.3d875cp-1f, 0x1.3f1554p-5f,
-     -0x1.5ffd24p+0f}};
+static const float golden_grads[3][G] = {{0x1.599850p-2f, 0x1.02d87ep+0f, -0x1.6f67eap+0f,
+                                          0x1.f471f0p-1f, 0x1.0b4a22p-1f, 0x1.3ce81cp+0f},
+                                         {-0x1.62279ep-4f, 0x1.e9d144p-6f, 0x1.576c86p-5f,
+                                          -0x1.05aaaap-7f, 0x1.7b7538p-4f, 0x1.4e19fep-4f},
+                                         {0x1.4486eep-8f, -0x1.aebf42p-10f, -0x1.bc4f2ep-8f,
+                                          -0x1.5b0c5ep-7f, 0x1.ea02aep-8f, 0x1.392760p-9f}};
+static const float golden_param[3][G] = {{0x1.99baa0p-1f, 0x1.5fe76ep-3f, 0x1.78bb3ap-4f,
+                                          -0x1.3bc00ep-1f, 0x1.61bd42p-5f, -0x1.5f0828p+0f},
+                                         {0x1.9900e6p-1f, 0x1.5ba4acp-3f, 0x1.80aee0p-4f,
+                                          -0x1.3cc2b6p-1f, 0x1.4e5166p-5f, -0x1.5f928ap+0f},
+                                         {0x1.986d12p-1f, 0x1.585a90p-3f, 0x1.86dd34p-4f,
+                                          -0x1.3d875cp-1f, 0x1.3f1554p-5f, -0x1.5ffd24p+0f}};
 static const float golden_exp_avg[G] = {0x1.488232p-6f, 0x1.59cfd6p-4f, -0x1.cf7b1ep-4f,
                                         0x1.3d01aep-4f, 0x1.a4d5b8p-5f, 0x1.b9c240p-4f};
 static const float golden_exp_avg_sq[G] = {0x1.fc3768p-14f, 0x1.0bb40ep-10f, 0x1.0dabb2p-9f,

@@ -5,8 +5,8 @@
 
 #include "common/json.h"
 #include "worker/model/folder.h"
-#include "worker/model/text/tokenizer.h"
 #include "worker/model/networks/unet_config.h"
+#include "worker/model/text/tokenizer.h"
 
 #include <limits.h>
 

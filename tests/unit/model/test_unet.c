@@ -1,8 +1,8 @@
 #include "tests/unit/model/device.h"
 
+#include "worker/model/files/weights.h"
 #include "worker/model/networks/network.h"
 #include "worker/model/networks/unet.h"
-#include "worker/model/files/weights.h"
 
 /* A network with the golden of one folder. */
 typedef struct {

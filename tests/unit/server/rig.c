@@ -104,7 +104,8 @@ static void run_effects(npo_rig *rig, const void *to)
     npo_server_reply_fini(&reply);
 }
 
-const cJSON *rig_ask_as(npo_rig *rig, uint64_t boot, uint64_t request, npo_message id, const char *json)
+const cJSON *rig_ask_as(npo_rig *rig, uint64_t boot, uint64_t request, npo_message id,
+                        const char *json)
 {
     int token;
     const npo_frame frame = {.id = id,
@@ -163,8 +164,8 @@ const char *rig_publish(npo_rig *rig, uint64_t boot, const char *text)
     char *hash = ring[at++ % 4];
     npo_hash digest = npo_hash_bytes(text, strlen(text));
     npo_hash_format(&digest, hash);
-    const cJSON *reply = rig_ask(rig, boot, NPO_MESSAGE_UPLOAD_OPEN, "{\"hash\":\"%s\",\"size\":%zu}",
-                                 hash, strlen(text));
+    const cJSON *reply = rig_ask(rig, boot, NPO_MESSAGE_UPLOAD_OPEN,
+                                 "{\"hash\":\"%s\",\"size\":%zu}", hash, strlen(text));
     assert_string_equal(rig_code(rig), "");
     if (npo_json_bool(reply, "have", false))
         return hash;
@@ -182,11 +183,11 @@ const char *rig_publish(npo_rig *rig, uint64_t boot, const char *text)
 rig_worker rig_hello(npo_rig *rig, uint64_t boot, const char *name, const char *class)
 {
     rig_worker worker = {.boot = boot};
-    const cJSON *reply =
-        rig_ask(rig, boot, NPO_MESSAGE_HELLO,
-                "{\"name\":\"%s\",\"device\":\"cpu\",\"class\":\"%s\",\"threads\":1,"
-                "\"memory_bytes\":1000000,\"labels\":{\"rack\":\"a\"},\"build\":\"1\",\"protocol\":[1,1]}",
-                name, class);
+    const cJSON *reply = rig_ask(
+        rig, boot, NPO_MESSAGE_HELLO,
+        "{\"name\":\"%s\",\"device\":\"cpu\",\"class\":\"%s\",\"threads\":1,"
+        "\"memory_bytes\":1000000,\"labels\":{\"rack\":\"a\"},\"build\":\"1\",\"protocol\":[1,1]}",
+        name, class);
     assert_string_equal(rig_code(rig), "");
     worker.id = npo_json_int(reply, "worker", 0);
     assert_true(worker.id > 0);
@@ -223,9 +224,9 @@ static const struct {
     bool every_rank; /* else rank 0 only */
     bool fused_only; /* numbered by rank */
 } outputs[] = {
-    {"generate", "pool", false, true, false},   {"truncate", "segment", false, true, false},
-    {"truncate", "pool", false, true, false},   {"train", "checkpoint", false, false, false},
-    {"train", "pool", true, true, true},        {"sample", "images", false, true, false},
+    {"generate", "pool", false, true, false},    {"truncate", "segment", false, true, false},
+    {"truncate", "pool", false, true, false},    {"train", "checkpoint", false, false, false},
+    {"train", "pool", true, true, true},         {"sample", "images", false, true, false},
     {"evaluate", "features", true, true, false}, {"report", "report.html", false, true, false},
     {"export", "model", false, true, false},
 };
@@ -251,8 +252,8 @@ void rig_done(npo_rig *rig, rig_worker *worker)
     rig_ask(rig, worker->boot, NPO_MESSAGE_DONE,
             "{\"worker\":%lld,\"task\":%lld,\"attempt\":%lld,\"rank\":%d,\"outputs\":[%s],"
             "\"result\":{\"kind\":\"%s\"}}",
-            (long long)worker->id, (long long)worker->task, (long long)worker->attempt, worker->rank,
-            list, worker->kind);
+            (long long)worker->id, (long long)worker->task, (long long)worker->attempt,
+            worker->rank, list, worker->kind);
     if (!rig->may_fail && *rig_code(rig))
         fail_msg("done of %s: %s", worker->kind, rig->last_text);
     worker->task = 0;
@@ -263,8 +264,8 @@ void rig_fail(npo_rig *rig, rig_worker *worker, bool retry)
     rig_ask(rig, worker->boot, NPO_MESSAGE_FAIL,
             "{\"worker\":%lld,\"task\":%lld,\"attempt\":%lld,\"rank\":%d,\"code\":\"IO\","
             "\"text\":\"it broke\",\"retry\":%s}",
-            (long long)worker->id, (long long)worker->task, (long long)worker->attempt, worker->rank,
-            retry ? "true" : "false");
+            (long long)worker->id, (long long)worker->task, (long long)worker->attempt,
+            worker->rank, retry ? "true" : "false");
     worker->task = 0;
 }
 
@@ -305,10 +306,10 @@ static int64_t submit(npo_rig *rig, const char *more, const char *from)
 {
     const char *model = rig_publish(rig, CLIENT, "the model");
     static int keys;
-    const cJSON *reply = rig_ask(
-        rig, CLIENT, NPO_MESSAGE_SUBMIT,
-        "{\"key\":\"key-%d\",\"from\":%s,\"spec\":{\"model\":{\"artifact\":\"%s\"},%s}}", ++keys, from,
-        model, more);
+    const cJSON *reply =
+        rig_ask(rig, CLIENT, NPO_MESSAGE_SUBMIT,
+                "{\"key\":\"key-%d\",\"from\":%s,\"spec\":{\"model\":{\"artifact\":\"%s\"},%s}}",
+                ++keys, from, model, more);
     if (*rig_code(rig) && !rig->may_fail)
         fail_msg("submit: %s", rig->last_text);
     return npo_json_int(reply, "job", 0);
@@ -339,9 +340,8 @@ static const char *job_text(npo_rig *rig, int64_t job, const char *key)
 {
     static char text[512];
     const cJSON *reply = rig_order(rig, NPO_MESSAGE_JOB, job);
-    const char *found = *rig_code(rig)
-                            ? "gone"
-                            : npo_json_string(cJSON_GetObjectItem(reply, "job"), key, "");
+    const char *found =
+        *rig_code(rig) ? "gone" : npo_json_string(cJSON_GetObjectItem(reply, "job"), key, "");
     snprintf(text, sizeof text, "%s", found);
     return text;
 }

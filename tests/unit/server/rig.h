@@ -1,5 +1,5 @@
-/* A coordinator without sockets and clock: frames go in, replies come out, time is the test's. Effects
- * run at once on a temporary folder. */
+/* A coordinator without sockets and clock: frames go in, replies come out, time is the test's.
+ * Effects run at once on a temporary folder. */
 #ifndef NPO_TESTS_SERVER_RIG_H
 #define NPO_TESTS_SERVER_RIG_H
 
@@ -23,7 +23,7 @@ typedef struct {
     char *last_text;
     const void *payload; /* of the next request */
     size_t payload_len;
-    bool hold_effects; /* leave them to the test */
+    bool hold_effects;  /* leave them to the test */
     npo_err commit_err; /* of the last group; asserted to be NPO_OK unless may_fail */
     bool may_fail;
 } npo_rig;
@@ -33,12 +33,13 @@ void rig_open(npo_rig *rig);
 void rig_restart(npo_rig *rig);
 void rig_close(npo_rig *rig); /* and removes the folder */
 
-/* One request in a group of its own. Returns the reply, good until the next request. NULL only when the
- * commit failed. */
+/* One request in a group of its own. Returns the reply, good until the next request. NULL only when
+ * the commit failed. */
 const cJSON *rig_ask(npo_rig *rig, uint64_t boot, npo_message id, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 /* The same request again, or one with a given id. */
-const cJSON *rig_ask_as(npo_rig *rig, uint64_t boot, uint64_t request, npo_message id, const char *json);
+const cJSON *rig_ask_as(npo_rig *rig, uint64_t boot, uint64_t request, npo_message id,
+                        const char *json);
 /* Code of the reply's error, "" when it is none. */
 const char *rig_code(const npo_rig *rig);
 void rig_tick(npo_rig *rig, int64_t ms); /* lets time pass, in steps of a tick or of a second */
@@ -80,7 +81,8 @@ int rig_play(npo_rig *rig, rig_worker *workers, int count);
     "\"recipe\":\"self-npo\",\"pipeline\":\"fused\",\"workers\":2,\"round_steps\":2,"              \
     "\"prompts\":[\"a\"],\"train\":{\"steps\":4,\"batch\":4}"
 
-/* {"recipe": ..., more} with the model filled in. Returns the job's id; fails the test when refused. */
+/* {"recipe": ..., more} with the model filled in. Returns the job's id; fails the test when
+ * refused. */
 int64_t rig_submit(npo_rig *rig, const char *more);
 int64_t rig_submit_from(npo_rig *rig, const char *more, int64_t job, int64_t step);
 /* One of the messages that name a job: {"job": id}. */

@@ -20,7 +20,8 @@ static const char *hash_of(const char *text)
 
 static const cJSON *open_upload(npo_rig *rig, uint64_t boot, const char *hash, size_t size)
 {
-    return rig_ask(rig, boot, NPO_MESSAGE_UPLOAD_OPEN, "{\"hash\":\"%s\",\"size\":%zu}", hash, size);
+    return rig_ask(rig, boot, NPO_MESSAGE_UPLOAD_OPEN, "{\"hash\":\"%s\",\"size\":%zu}", hash,
+                   size);
 }
 
 static int64_t send_chunk(npo_rig *rig, uint64_t boot, const char *hash, int offset,
@@ -517,7 +518,8 @@ static void test_artifact_published_twice_is_recorded_once(void **state)
     rig_close(&rig);
 }
 
-/* Marked as garbage, wanted again, and npod killed twice on the way: who keeps it is not forgotten. */
+/* Marked as garbage, wanted again, and npod killed twice on the way: who keeps it is not forgotten.
+ */
 static void test_artifact_wanted_again_while_it_is_removed(void **state)
 {
     npo_rig rig = {.options = {.garbage_age_ms = 1}};

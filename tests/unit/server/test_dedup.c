@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-
-/* Asks, then asks again with the same ids (and once more after a restart): the same bytes each time. */
+/* Asks, then asks again with the same ids (and once more after a restart): the same bytes each
+ * time. */
 static void ask_thrice(npo_rig *rig, uint64_t boot, uint64_t request, npo_message id,
                        const char *json)
 {
@@ -88,7 +88,8 @@ static void test_dedup_keeps_the_window_of_requests_in_flight(void **state)
     for (int i = 0; i < NPO_REQUESTS_IN_FLIGHT_MAX; i++) {
         int64_t job = rig_submit(&rig, RIG_SAMPLE);
         snprintf(json, sizeof json, "{\"job\":%lld}", (long long)job);
-        rig_ask_as(&rig, 5, (uint64_t)(40 + i), i % 2 ? NPO_MESSAGE_HOLD : NPO_MESSAGE_CANCEL, json);
+        rig_ask_as(&rig, 5, (uint64_t)(40 + i), i % 2 ? NPO_MESSAGE_HOLD : NPO_MESSAGE_CANCEL,
+                   json);
         first[i] = strdup(rig.last_text);
     }
     rig_restart(&rig);
@@ -146,7 +147,8 @@ static void test_dedup_survives_its_log_being_rewritten(void **state)
     int64_t job = rig_submit(&rig, RIG_SAMPLE);
     snprintf(json, sizeof json, "{\"job\":%lld}", (long long)job);
     rig_ask_as(&rig, 5, 1, NPO_MESSAGE_HOLD, json);
-    /* Replies as long as requests: every hash is missing; the pin of the first makes them be stored. */
+    /* Replies as long as requests: every hash is missing; the pin of the first makes them be
+     * stored. */
     const char *hash = rig_publish(&rig, 5, "x");
     size_t len = (size_t)sprintf(text, "{\"hashes\":[\"%s\"", hash);
     while (len < 800000)

@@ -1,5 +1,5 @@
-#include "server/expand.h"
 #include "proto/job_plan.h"
+#include "server/expand.h"
 #include "tests/unit/cmocka.h"
 
 #include "common/bounds.h"
@@ -15,8 +15,8 @@
 #define D "dddddddddddddddddddddddddddddddd"
 #define E "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"
 
-/* "3 generate r1 1/2 x1 >0 {...} model=a checkpoint=2.checkpoint": index, kind, round, shard, ranks,
- * steps behind it, params, inputs (hash by its letter, or source.output, and @rank). */
+/* "3 generate r1 1/2 x1 >0 {...} model=a checkpoint=2.checkpoint": index, kind, round, shard,
+ * ranks, steps behind it, params, inputs (hash by its letter, or source.output, and @rank). */
 static void print_task(npo_buf *out, size_t index, const npo_expand_task *task)
 {
     npo_buf_printf(out, "%zu %s r%lld %d/%d x%d >%lld %s", index, task->kind,
@@ -129,7 +129,8 @@ static void test_expand_fused_self_npo_that_continues(void **state)
 {
     assert_expands(
         "{\"recipe\":\"self-npo\",\"pipeline\":\"fused\",\"model\":{\"artifact\":\"" A
-        "\"},\"prompts\":[\"p\"],\"workers\":2,\"round_steps\":2,\"train\":{\"steps\":6,\"batch\":4},"
+        "\"},\"prompts\":[\"p\"],\"workers\":2,\"round_steps\":2,\"train\":{\"steps\":6,\"batch\":"
+        "4},"
         "\"from\":{\"job\":1,\"step\":2,\"checkpoint\":\"" C "\",\"pools\":[\"" D "\",\"" E "\"]}}",
         "0 train r1 0/2 x2 >4 {\"fused\":true,\"first_step\":2,\"steps\":2} model=a checkpoint=c "
         "pool.0=d pool.1=e\n"

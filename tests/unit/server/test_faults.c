@@ -53,8 +53,8 @@ static void test_faults_submit_on_a_full_disk_leaves_nothing(void **state)
     rig_close(&rig);
 }
 
-/* Sends a request until a commit succeeds, as a worker does. After some refusals there is a little more
- * room; after many, all of it. */
+/* Sends a request until a commit succeeds, as a worker does. After some refusals there is a little
+ * more room; after many, all of it. */
 static void insist(npo_rig *rig, uint64_t boot, npo_message id, const char *json, int *refused)
 {
     uint64_t request = ++rig->requests;
@@ -119,7 +119,8 @@ static void test_faults_failed_commit_forgets_what_it_remembered(void **state)
     int turn = 0;
     do { /* some pages have room left */
         turn++;
-        rig_ask_as(&rig, 5, (uint64_t)turn, turn % 2 ? NPO_MESSAGE_HOLD : NPO_MESSAGE_RELEASE, json);
+        rig_ask_as(&rig, 5, (uint64_t)turn, turn % 2 ? NPO_MESSAGE_HOLD : NPO_MESSAGE_RELEASE,
+                   json);
     } while (rig.commit_err == NPO_OK && turn < 10000);
     assert_int_equal(rig.commit_err, NPO_E_FULL);
     assert_string_equal(rig_state(&rig, job), turn % 2 ? "pending" : "held");

@@ -127,7 +127,8 @@ static void test_job_hold_lets_the_task_end_and_gives_workers_back(void **state)
     npo_rig rig = {0};
     rig_open(&rig);
     rig_worker a = rig_hello(&rig, 1, "a", "c"), b = rig_hello(&rig, 2, "b", "c");
-    int64_t job = rig_submit(&rig, RIG_STAGED), other = rig_submit(&rig, RIG_SAMPLE ",\"workers\":1");
+    int64_t job = rig_submit(&rig, RIG_STAGED),
+            other = rig_submit(&rig, RIG_SAMPLE ",\"workers\":1");
     assert_true(rig_pull(&rig, &a) && rig_pull(&rig, &b));
     rig_done(&rig, &b);
     rig_order(&rig, NPO_MESSAGE_HOLD, job);
@@ -196,8 +197,10 @@ static void test_job_refuses_orders_in_the_wrong_state(void **state)
     static const struct {
         npo_message id;
         const char *allowed; /* states: pending held failed */
-    } orders[] = {{NPO_MESSAGE_HOLD, "p"},    {NPO_MESSAGE_RELEASE, "h"},
-                  {NPO_MESSAGE_CANCEL, "ph"}, {NPO_MESSAGE_RETRY, "f"},
+    } orders[] = {{NPO_MESSAGE_HOLD, "p"},
+                  {NPO_MESSAGE_RELEASE, "h"},
+                  {NPO_MESSAGE_CANCEL, "ph"},
+                  {NPO_MESSAGE_RETRY, "f"},
                   {NPO_MESSAGE_REMOVE, "f"}};
     for (size_t i = 0; i < sizeof orders / sizeof orders[0]; i++) {
         for (const char *from = "phf"; *from; from++) {

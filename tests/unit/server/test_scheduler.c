@@ -137,7 +137,8 @@ static void test_scheduler_reserves_for_the_first_and_backfills_behind_it(void *
     int64_t longer = rig_submit(&rig, RIG_SAMPLE ",\"time_limit_s\":101");
     /* b is kept for the big job, which can begin in 100 s at the latest. */
     assert_false(rig_pull(&rig, &b));
-    assert_string_equal(rig_reason(&rig, big), "needs 2 workers, 1 of 2 are free, others have job 1");
+    assert_string_equal(rig_reason(&rig, big),
+                        "needs 2 workers, 1 of 2 are free, others have job 1");
     assert_string_equal(rig_reason(&rig, endless),
                         "waits behind job 2, for which workers are kept");
     int64_t shorter = rig_submit(&rig, RIG_SAMPLE ",\"time_limit_s\":99");
@@ -211,7 +212,7 @@ static void test_scheduler_constraints_choose_workers(void **state)
     int64_t gpu = rig_submit(&rig, RIG_SAMPLE ",\"constraints\":{\"device\":\"cuda\"}");
     int64_t other = rig_submit(&rig, RIG_SAMPLE ",\"constraints\":{\"label\":{\"rack\":\"b\"}}");
     int64_t here = rig_submit(&rig, RIG_SAMPLE ",\"constraints\":{\"device\":\"cpu\","
-                                           "\"label\":{\"rack\":\"a\"}}");
+                                               "\"label\":{\"rack\":\"a\"}}");
     assert_true(rig_pull(&rig, &a));
     assert_int_equal(a.job, here);
     rig_done(&rig, &a);

@@ -8,7 +8,14 @@
 static void test_server_refuses_nonsense_in_every_message(void **state)
 {
     static const char *const bodies[] = {
-        "", "[]", "{", "{}", "{\"worker\":\"x\"}", "{\"job\":-1}", "{\"hash\":5}", "null",
+        "",
+        "[]",
+        "{",
+        "{}",
+        "{\"worker\":\"x\"}",
+        "{\"job\":-1}",
+        "{\"hash\":5}",
+        "null",
         "{\"worker\":1e300,\"task\":{},\"attempt\":[],\"rank\":null,\"job\":[1],\"hash\":\"zz\"}",
     };
     npo_rig rig = {0};

@@ -31,9 +31,9 @@ static void test_state_every_task_pair(void **state)
 {
     /*                       start finish again fail lose resume cancel retry redo */
     static const char *const expected[NPO_TASK_STATE_COUNT] = {
-        [NPO_TASK_WAITING] = "......X..", [NPO_TASK_READY] = "U..F..X..",
-        [NPO_TASK_DELAYED] = ".....RX..", [NPO_TASK_RUNNING] = ".DLFR.X..",
-        [NPO_TASK_DONE] = "........R",    [NPO_TASK_FAILED] = ".......R.",
+        [NPO_TASK_WAITING] = "......X..",   [NPO_TASK_READY] = "U..F..X..",
+        [NPO_TASK_DELAYED] = ".....RX..",   [NPO_TASK_RUNNING] = ".DLFR.X..",
+        [NPO_TASK_DONE] = "........R",      [NPO_TASK_FAILED] = ".......R.",
         [NPO_TASK_CANCELLED] = ".......R.",
     };
     static const char letters[] = "WRLUDFX";

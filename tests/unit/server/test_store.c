@@ -132,8 +132,8 @@ static void test_store_full_is_told_and_nothing_is_half_done(void **state)
     int groups = 0;
     while (err == NPO_OK && groups < 1000) {
         for (int i = 0; i < 4; i++)
-            npo_run(store, NPO_SQL_EVENT_INSERT, npo_int(4 * groups + i + 1), npo_int(0), npo_int(0),
-                    npo_int(0), npo_text("k"), npo_text(text));
+            npo_run(store, NPO_SQL_EVENT_INSERT, npo_int(4 * groups + i + 1), npo_int(0),
+                    npo_int(0), npo_int(0), npo_text("k"), npo_text(text));
         err = npo_store_commit(store, &error);
         groups += err == NPO_OK;
     }
@@ -236,15 +236,17 @@ static void test_store_migration_counts_tasks_of_ended_jobs(void **state)
     sqlite3 *db;
     assert_int_equal(sqlite3_open(place->path, &db), SQLITE_OK);
     run_outside(db, npo_sql_migrations[0]);
-    run_outside(db, "INSERT INTO job(id, key, name, recipe, spec, state, priority, workers, retries, "
-                    "time_limit_s, any_class, tasks, steps, rounds, step, first_event, submitted_ms, "
-                    "used_ms) VALUES(1, 'a', '', '', '{}', 4, 0, 1, 0, 0, 0, 4, 0, 0, 0, 1, 1, 0)");
+    run_outside(db,
+                "INSERT INTO job(id, key, name, recipe, spec, state, priority, workers, retries, "
+                "time_limit_s, any_class, tasks, steps, rounds, step, first_event, submitted_ms, "
+                "used_ms) VALUES(1, 'a', '', '', '{}', 4, 0, 1, 0, 0, 0, 4, 0, 0, 0, 1, 1, 0)");
     for (int i = 0; i < 4; i++) {
         char sql[256];
-        snprintf(sql, sizeof sql,
-                 "INSERT INTO task(job, kind, round, shard, shards, world, step_end, params, state, "
-                 "waiting) VALUES(1, 'train', 0, 0, 1, 1, 0, '{}', %d, 0)",
-                 i < 2 ? 4 : 3 + i);
+        snprintf(
+            sql, sizeof sql,
+            "INSERT INTO task(job, kind, round, shard, shards, world, step_end, params, state, "
+            "waiting) VALUES(1, 'train', 0, 0, 1, 1, 0, '{}', %d, 0)",
+            i < 2 ? 4 : 3 + i);
         run_outside(db, sql);
     }
     run_outside(db, "PRAGMA user_version = 1");
@@ -256,9 +258,9 @@ static void test_store_migration_counts_tasks_of_ended_jobs(void **state)
 /* Statements that may walk through a whole table: at a start, or a table that is small. */
 static bool may_scan(const char *name)
 {
-    static const char *const names[] = {
-        "artifact_bytes",   "artifact_marked",   "pin_tasks", "pin_expired", "request_log_all",
-        "job_state_counts", "request_log_clear", "worker_all", "task_lost_input"};
+    static const char *const names[] = {"artifact_bytes",    "artifact_marked", "pin_tasks",
+                                        "pin_expired",       "request_log_all", "job_state_counts",
+                                        "request_log_clear", "worker_all",      "task_lost_input"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(names[i], name) == 0)
             return true;

@@ -33,7 +33,8 @@ static void test_submit_refuses_bad_jobs_whole(void **state)
         const char *spec, *code, *says;
     } cases[] = {
         {"{\"recipe\":\"sampel\"}", "TYPE", "recipe"},
-        {"{\"recipe\":\"sample\",\"prompts\":[\"a\"],\"modle\":1}", "USAGE", "did you mean 'model'"},
+        {"{\"recipe\":\"sample\",\"prompts\":[\"a\"],\"modle\":1}", "USAGE",
+         "did you mean 'model'"},
         {"{\"recipe\":\"sample\",\"prompts\":[\"a\"],\"model\":\"/tmp/m\"}", "TYPE", "model"},
         {"{\"recipe\":\"sample\",\"prompts\":[\"a\"],\"model\":{\"artifact\":"
          "\"00000000000000000000000000000000\"}}",

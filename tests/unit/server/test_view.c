@@ -17,8 +17,8 @@ static void test_view_resolve_finds_outputs(void **state)
     rig_ask(&rig, 9, NPO_MESSAGE_RESOLVE, "{\"job\":%lld,\"name\":\"model\"}", (long long)job);
     assert_string_equal(rig_code(&rig), "");
     assert_string_equal(npo_json_string(rig.last, "kind", ""), "file");
-    rig_ask(&rig, 9, NPO_MESSAGE_RESOLVE,
-            "{\"job\":%lld,\"name\":\"checkpoint\",\"step\":2}", (long long)job);
+    rig_ask(&rig, 9, NPO_MESSAGE_RESOLVE, "{\"job\":%lld,\"name\":\"checkpoint\",\"step\":2}",
+            (long long)job);
     assert_int_equal(npo_json_int(rig.last, "step", 0), 2);
     rig_ask(&rig, 9, NPO_MESSAGE_RESOLVE, "{\"job\":%lld,\"name\":\"checkpoint\",\"step\":null}",
             (long long)job);
@@ -31,8 +31,9 @@ static void test_view_shows_progress_from_heartbeats(void **state)
     npo_rig rig = {0};
     rig_open(&rig);
     rig_worker a = rig_hello(&rig, 1, "a", "c");
-    int64_t job = rig_submit(&rig, "\"recipe\":\"self-npo\",\"pipeline\":\"fused\",\"prompts\":"
-                                   "[\"a\"],\"round_steps\":10,\"train\":{\"steps\":20,\"batch\":1}");
+    int64_t job =
+        rig_submit(&rig, "\"recipe\":\"self-npo\",\"pipeline\":\"fused\",\"prompts\":"
+                         "[\"a\"],\"round_steps\":10,\"train\":{\"steps\":20,\"batch\":1}");
     assert_true(rig_pull(&rig, &a));
     rig_tick(&rig, 10000);
     rig_done(&rig, &a);
@@ -65,7 +66,8 @@ static void test_view_event_numbers_are_never_used_again(void **state)
         rig_ask(&rig, 9, NPO_MESSAGE_EVENTS, "{\"after\":%lld,\"limit\":3}", (long long)after);
         const cJSON *event, *events = cJSON_GetObjectItem(rig.last, "events");
         more = cJSON_GetArraySize(events) > 0;
-        cJSON_ArrayForEach(event, events) {
+        cJSON_ArrayForEach(event, events)
+        {
             assert_true(npo_json_int(event, "seq", 0) > after);
             after = npo_json_int(event, "seq", 0);
             of_other += npo_json_int(event, "job", 0) == other;
@@ -121,14 +123,16 @@ static void test_view_eta_falls_between_checkpoints(void **state)
     rig_close(&rig);
 }
 
-/* Neither is it forgotten, nor taken for one fast step, when npod starts in the midst of a round. */
+/* Neither is it forgotten, nor taken for one fast step, when npod starts in the midst of a round.
+ */
 static void test_view_eta_comes_back_after_a_restart(void **state)
 {
     npo_rig rig = {0};
     rig_open(&rig);
     rig_worker a = rig_hello(&rig, 1, "a", "c");
-    int64_t job = rig_submit(&rig, "\"recipe\":\"self-npo\",\"pipeline\":\"fused\",\"prompts\":"
-                                   "[\"a\"],\"round_steps\":10,\"train\":{\"steps\":50,\"batch\":1}");
+    int64_t job =
+        rig_submit(&rig, "\"recipe\":\"self-npo\",\"pipeline\":\"fused\",\"prompts\":"
+                         "[\"a\"],\"round_steps\":10,\"train\":{\"steps\":50,\"batch\":1}");
     assert_true(rig_pull(&rig, &a));
     rig_tick(&rig, 5000);
     rig_restart(&rig);
@@ -165,7 +169,8 @@ static void test_view_of_a_job_fits_a_reply(void **state)
     int64_t job = rig_submit(&rig, text);
     assert_true(rig_pull(&rig, &a));
     const char *hash = rig_publish(&rig, 1, "x");
-    len = (size_t)sprintf(text, "{\"worker\":%lld,\"task\":%lld,\"attempt\":1,\"rank\":0,\"outputs\":[",
+    len = (size_t)sprintf(text,
+                          "{\"worker\":%lld,\"task\":%lld,\"attempt\":1,\"rank\":0,\"outputs\":[",
                           (long long)a.id, (long long)a.task);
     for (int i = 0; i < OUTPUTS; i++)
         len += (size_t)sprintf(text + len, "%s{\"name\":\"%0120d\",\"hash\":\"%s\",\"size\":1}",
@@ -194,8 +199,10 @@ static void test_view_events_of_one_job(void **state)
     rig_ask(&rig, 9, NPO_MESSAGE_EVENTS, "{\"after\":0,\"job\":%lld}", (long long)job);
     const cJSON *events = cJSON_GetObjectItem(rig.last, "events");
     assert_int_equal(cJSON_GetArraySize(events), 2);
-    assert_string_equal(npo_json_string(cJSON_GetArrayItem(events, 0), "kind", ""), "job.submitted");
-    assert_string_equal(npo_json_string(cJSON_GetArrayItem(events, 1), "kind", ""), "job.cancelled");
+    assert_string_equal(npo_json_string(cJSON_GetArrayItem(events, 0), "kind", ""),
+                        "job.submitted");
+    assert_string_equal(npo_json_string(cJSON_GetArrayItem(events, 1), "kind", ""),
+                        "job.cancelled");
     rig_ask(&rig, 9, NPO_MESSAGE_EVENTS, "{\"after\":%lld,\"job\":%lld}",
             (long long)npo_json_int(cJSON_GetArrayItem(events, 0), "seq", 0), (long long)job);
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(rig.last, "events")), 1);

@@ -145,7 +145,8 @@ static void test_worker_lost_rank_restarts_the_gang_when_it_is_whole(void **stat
     rig_close(&rig);
 }
 
-/* Two processes were given one name: the later one keeps it, and the job does not die of their quarrel. */
+/* Two processes were given one name: the later one keeps it, and the job does not die of their
+ * quarrel. */
 static void test_worker_that_lost_its_name_does_not_take_it_back(void **state)
 {
     npo_rig rig = {0};
@@ -174,9 +175,8 @@ static void test_worker_names_are_fit_for_a_terminal(void **state)
     rig_open(&rig);
     for (size_t i = 0; i < 3 * sizeof bad / sizeof bad[0]; i++) {
         const char *name = bad[i / 3];
-        rig_ask(&rig, 1, NPO_MESSAGE_HELLO,
-                "{\"name\":\"%s\",\"device\":\"%s\",\"class\":\"%s\"}", i % 3 == 0 ? name : "n",
-                i % 3 == 1 ? name : "d", i % 3 == 2 ? name : "c");
+        rig_ask(&rig, 1, NPO_MESSAGE_HELLO, "{\"name\":\"%s\",\"device\":\"%s\",\"class\":\"%s\"}",
+                i % 3 == 0 ? name : "n", i % 3 == 1 ? name : "d", i % 3 == 2 ? name : "c");
         assert_string_equal(rig_code(&rig), "USAGE");
     }
     rig_close(&rig);

@@ -1,11 +1,11 @@
 /* The smaller parts of worker/tasks: slots, plan, files of features, random weights, identity,
  * cells. */
 #include "tests/unit/tasks/one_task.h"
-#include "worker/tasks/loaded/identity.h"
-#include "worker/train/random_weights.h"
 #include "worker/tasks/evaluation/report_cells.h"
+#include "worker/tasks/loaded/identity.h"
 #include "worker/tasks/training/slots.h"
 #include "worker/train/checkpoint.h"
+#include "worker/train/random_weights.h"
 
 #include <math.h>
 #include <unistd.h>
@@ -320,10 +320,12 @@ static void test_cache_keeps_what_has_not_changed(void **state)
     assert_int_equal(npo_loaded_model(cache, model_path("tiny"), &b, &error), NPO_OK);
     assert_ptr_equal(a, b);
     assert_int_equal(
-        npo_loaded_weights(cache, model_path("other"), NPO_LOADED_FOLDER, &weights, &error), NPO_OK);
+        npo_loaded_weights(cache, model_path("other"), NPO_LOADED_FOLDER, &weights, &error),
+        NPO_OK);
     uint64_t version = npo_params_version(weights);
     assert_int_equal(
-        npo_loaded_weights(cache, model_path("other"), NPO_LOADED_FOLDER, &weights, &error), NPO_OK);
+        npo_loaded_weights(cache, model_path("other"), NPO_LOADED_FOLDER, &weights, &error),
+        NPO_OK);
     assert_int_equal(npo_params_version(weights), version); /* not read again */
     size_t bytes = npo_layout_floats(a->layout) * sizeof(float);
     assert_int_equal(npo_loaded_blend(cache, a->base, weights, 1, &blend, &error), NPO_OK);
@@ -333,7 +335,8 @@ static void test_cache_keeps_what_has_not_changed(void **state)
     /* A folder is no checkpoint, and what failed to load is not kept. */
     for (int i = 0; i < 2; i++)
         assert_int_not_equal(
-            npo_loaded_weights(cache, model_path("large"), NPO_LOADED_EMA, &weights, &error), NPO_OK);
+            npo_loaded_weights(cache, model_path("large"), NPO_LOADED_EMA, &weights, &error),
+            NPO_OK);
     assert_int_equal(npo_loaded_model(cache, model_path("large"), &a, &error), NPO_OK);
     assert_int_equal(a->latent.height, 28);
     npo_task_cache_free(cache);

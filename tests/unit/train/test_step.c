@@ -160,7 +160,8 @@ static void test_step_learns(void **state)
     npo_offset_norms norms;
     npo_trainer_offset(trainer, unet.params, &norms);
     assert_true(norms.total > 1e-4 && norms.total < 0.5);
-    /* time_embedding, conv_in, two down blocks, mid_block, two up blocks, conv_norm_out, conv_out */
+    /* time_embedding, conv_in, two down blocks, mid_block, two up blocks, conv_norm_out, conv_out
+     */
     assert_int_equal(norms.count, 9);
     npo_trainer_free(trainer);
 }

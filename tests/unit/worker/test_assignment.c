@@ -67,11 +67,16 @@ static void test_assignment_refuses_what_lacks_or_is_out_of_range(void **state)
         const char *key, *value;
         const char *part;
     } cases[] = {
-        {"task", NULL, "missing key 'assignment.task'"}, {"task", "0", "assignment.task"},
-        {"attempt", "1.5", "assignment.attempt"},        {"rank", "-1", "assignment.rank"},
-        {"world", "100000", "assignment.world"},         {"kind", "7", "assignment.kind"},
-        {"inputs", "{}", "assignment.inputs"},           {"spec", "[]", "assignment.spec"},
-        {"params", NULL, "assignment.params"},           {"rank", "2", "rank 2 of 2"},
+        {"task", NULL, "missing key 'assignment.task'"},
+        {"task", "0", "assignment.task"},
+        {"attempt", "1.5", "assignment.attempt"},
+        {"rank", "-1", "assignment.rank"},
+        {"world", "100000", "assignment.world"},
+        {"kind", "7", "assignment.kind"},
+        {"inputs", "{}", "assignment.inputs"},
+        {"spec", "[]", "assignment.spec"},
+        {"params", NULL, "assignment.params"},
+        {"rank", "2", "rank 2 of 2"},
         {"shard", "2", "shard 2 of 2"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

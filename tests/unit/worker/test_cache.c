@@ -211,7 +211,8 @@ static void test_cache_copies_from_another_file_system(void **state)
     char dir[] = "/dev/shm/npo-cache-XXXXXX";
     struct stat here, there;
     npo_artifact artifact;
-    if (!mkdtemp(dir) || stat(dir, &there) || stat(fix->dir, &here) || here.st_dev == there.st_dev) {
+    if (!mkdtemp(dir) || stat(dir, &there) || stat(fix->dir, &here) ||
+        here.st_dev == there.st_dev) {
         print_message("/dev/shm is no other file system than /tmp here\n");
         rmdir(dir);
         skip();
@@ -279,7 +280,8 @@ static void test_cache_keeps_what_npod_lacks(void **state)
     memset(bytes, 'x', sizeof bytes);
     npo_hash only_here = npo_hash_bytes(bytes, sizeof bytes);
     assert_int_equal(npo_file_write(path, bytes, sizeof bytes, 0644, NULL), NPO_OK);
-    assert_int_equal(npo_cache_add(fix->cache, &(npo_artifact){.hash = only_here}, path, NULL), NPO_OK);
+    assert_int_equal(npo_cache_add(fix->cache, &(npo_artifact){.hash = only_here}, path, NULL),
+                     NPO_OK);
     unlink(path);
     free(path);
     reopen(fix, SIZE / 2);

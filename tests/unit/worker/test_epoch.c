@@ -34,8 +34,8 @@ static void test_epoch_outlives_the_process(void **state)
 
 static void test_epoch_refuses_what_is_no_number(void **state)
 {
-    static const char *const texts[] = {"",    "\n",   "3",     "-1\n", " 3\n", "3 \n",
-                                        "3x\n", "3\n4\n", "18446744073709551616\n"};
+    static const char *const texts[] = {
+        "", "\n", "3", "-1\n", " 3\n", "3 \n", "3x\n", "3\n4\n", "18446744073709551616\n"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         uint64_t epoch;
         npo_error error = {0};
