@@ -301,6 +301,24 @@ void npo_file_map_close(npo_file_map *map)
     *map = (npo_file_map){0};
 }
 
+npo_err npo_file_copy(const char *from, const char *to, mode_t mode, npo_error *error)
+{
+    npo_file_map map = {0};
+    NPO_TRY(npo_file_map_open(from, &map, error));
+    npo_err err = npo_file_write(to, map.data, map.size, mode, error);
+    npo_file_map_close(&map);
+    return err;
+}
+
+npo_err npo_file_link_or_copy(const char *from, const char *to, mode_t mode, npo_error *error)
+{
+    if (link(from, to) == 0)
+        return NPO_OK;
+    if (errno == EXDEV || errno == EMLINK || errno == EPERM)
+        return npo_file_copy(from, to, mode, error);
+    return npo_error_errno(error, errno, "cannot link '%s' to '%s'", from, to);
+}
+
 static npo_err list_add(npo_file_list *list, char *path_take)
 {
     char **paths = realloc(list->paths, (list->count + 1) * sizeof *paths);

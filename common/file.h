@@ -38,6 +38,13 @@ npo_err npo_file_pwrite(int fd, const void *data, size_t len, uint64_t offset,
 /* Exactly len bytes; a file that ends before is NPO_E_FORMAT. */
 npo_err npo_file_pread(int fd, void *ret_data, size_t len, uint64_t offset,
                        npo_error *error) NPO_MUST_CHECK;
+/* A copy, written as npo_file_write does. mode: permission bits of the new file. */
+npo_err npo_file_copy(const char *from, const char *to, mode_t mode,
+                      npo_error *error) NPO_MUST_CHECK;
+/* Another name of the same file, or a copy with these permission bits where it cannot have one
+ * (other file system, too many links, not allowed). `to` must not exist. */
+npo_err npo_file_link_or_copy(const char *from, const char *to, mode_t mode,
+                              npo_error *error) NPO_MUST_CHECK;
 int npo_file_exists(const char *path);
 npo_err npo_file_size(const char *path, uint64_t *ret_size, npo_error *error) NPO_MUST_CHECK;
 /* "dir/name" as a new string, or NULL when out of memory. */

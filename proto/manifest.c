@@ -285,23 +285,10 @@ static npo_err make_parent(const char *path, npo_error *error)
     return err;
 }
 
-static npo_err copy_file(const char *from, const char *to, npo_error *error)
-{
-    npo_file_map map = {0};
-    NPO_TRY(npo_file_map_open(from, &map, error));
-    npo_err err = npo_file_write(to, map.data, map.size, 0444, error);
-    npo_file_map_close(&map);
-    return err;
-}
-
 static npo_err place(const char *from, const char *to, npo_error *error)
 {
     NPO_TRY(make_parent(to, error));
-    if (link(from, to) == 0)
-        return NPO_OK;
-    if (errno == EXDEV || errno == EMLINK || errno == EPERM)
-        return copy_file(from, to, error);
-    return npo_error_errno(error, errno, "cannot link '%s' to '%s'", from, to);
+    return npo_file_link_or_copy(from, to, 0444, error);
 }
 
 static npo_err place_all(const npo_manifest *manifest, const char *dir,

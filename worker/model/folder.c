@@ -204,15 +204,6 @@ npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
 
 /* ---- saving ---- */
 
-static npo_err copy_file(const char *from, const char *to, npo_error *error)
-{
-    npo_file_map map;
-    NPO_TRY(npo_file_map_open(from, &map, error));
-    npo_err err = npo_file_write(to, map.data, map.size, 0666, error);
-    npo_file_map_close(&map);
-    return err;
-}
-
 npo_err npo_folder_save_unet(const npo_folder *folder, const npo_params *params,
                              npo_tensor_dtype dtype, const char *dir, npo_error *error)
 {
@@ -226,7 +217,7 @@ npo_err npo_folder_save_unet(const npo_folder *folder, const npo_params *params,
     if (!err)
         err = npo_weights_save(weights, params, dtype, NULL, error);
     if (!err)
-        err = copy_file(folder->unet_config, config, error);
+        err = npo_file_copy(folder->unet_config, config, 0666, error);
 out:
     free(config);
     free(weights);
@@ -246,7 +237,7 @@ static npo_err copy_part(const npo_folder *folder, const char *path, const char 
     }
     err = npo_file_make_dirs(dir, error);
     if (!err)
-        err = copy_file(from, to, error);
+        err = npo_file_copy(from, to, 0666, error);
 out:
     free(from);
     free(to);

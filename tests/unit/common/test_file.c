@@ -29,6 +29,53 @@ static int teardown(void **state)
     return err == NPO_OK && gone ? 0 : -1;
 }
 
+static void assert_holds(const char *path, const char *text)
+{
+    npo_buf buf = NPO_BUF_INIT;
+    assert_int_equal(npo_file_read(path, 100, &buf, NULL), NPO_OK);
+    assert_string_equal(buf.data, text);
+    npo_buf_fini(&buf);
+}
+
+static void test_file_copies_and_links(void **state)
+{
+    char *from = in(state, "a"), *copy = in(state, "b"), *name = in(state, "c");
+    struct stat source, status;
+    npo_error error = {0};
+    assert_int_equal(npo_file_write(from, "text", 4, 0600, NULL), NPO_OK);
+    assert_int_equal(npo_file_copy(from, copy, 0400, NULL), NPO_OK);
+    assert_holds(copy, "text");
+    assert_int_equal(stat(copy, &status), 0);
+    assert_int_equal(status.st_mode & 0777, 0400);
+    assert_int_equal(npo_file_link_or_copy(from, name, 0444, NULL), NPO_OK);
+    assert_int_equal(stat(from, &source), 0);
+    assert_int_equal(stat(name, &status), 0);
+    assert_int_equal(status.st_ino, source.st_ino);
+    assert_int_not_equal(npo_file_link_or_copy(from, name, 0444, &error), NPO_OK);
+    assert_non_null(strstr(error.text, name));
+    assert_holds(name, "text");
+    free(from);
+    free(copy);
+    free(name);
+}
+
+/* Where a name of the same file cannot be: on another file system. */
+static void test_file_copies_to_another_file_system(void **state)
+{
+    char dir[] = "/dev/shm/npo-test-XXXXXX";
+    struct stat here, there;
+    if (stat(*state, &here) < 0 || stat("/dev/shm", &there) < 0 || here.st_dev == there.st_dev)
+        skip(); /* there is only one */
+    assert_non_null(mkdtemp(dir));
+    char *from = in(state, "a"), *to = npo_file_join(dir, "b");
+    assert_int_equal(npo_file_write(from, "text", 4, 0600, NULL), NPO_OK);
+    assert_int_equal(npo_file_link_or_copy(from, to, 0444, NULL), NPO_OK);
+    assert_holds(to, "text");
+    assert_int_equal(npo_file_remove(dir, NULL), NPO_OK);
+    free(from);
+    free(to);
+}
+
 static void test_file_write_replaces_whole(void **state)
 {
     char *path = in(state, "a");
@@ -137,6 +184,8 @@ static void test_file_map_shows_content(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(test_file_copies_and_links),
+        TEST(test_file_copies_to_another_file_system),
         TEST(test_file_write_replaces_whole),
         TEST(test_file_write_to_a_full_disk_keeps_the_old),
         TEST(test_file_read_refuses_missing_large_and_folders),

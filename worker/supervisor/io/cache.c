@@ -209,24 +209,6 @@ npo_err npo_cache_get(npo_cache *cache, const npo_transfer *transfer, const npo_
 
 /* ---- adding ---- */
 
-static npo_err copy_file(const char *from, const char *to, npo_error *error)
-{
-    npo_file_map map = {0};
-    NPO_TRY(npo_file_map_open(from, &map, error));
-    npo_err err = npo_file_write(to, map.data, map.size, 0444, error);
-    npo_file_map_close(&map);
-    return err;
-}
-
-static npo_err link_or_copy(const char *from, const char *to, npo_error *error)
-{
-    if (link(from, to) == 0)
-        return NPO_OK;
-    if (errno == EXDEV || errno == EMLINK || errno == EPERM)
-        return copy_file(from, to, error);
-    return npo_error_errno(error, errno, "cannot link '%s' to '%s'", from, to);
-}
-
 static npo_err add_file(npo_cache *cache, const npo_hash *hash, const char *from, char **ret_path,
                         npo_error *error)
 {
@@ -234,7 +216,7 @@ static npo_err add_file(npo_cache *cache, const npo_hash *hash, const char *from
     char *to = path_of(cache->files, hash);
     npo_err err = to ? npo_file_size(from, &size, error) : no_memory(error);
     if (!err && !npo_file_exists(to)) {
-        err = link_or_copy(from, to, error);
+        err = npo_file_link_or_copy(from, to, 0444, error);
         cache->bytes += err ? 0 : size;
     }
     if (!err && (chmod(to, 0444) < 0 || !touch(to)))
