@@ -1,10 +1,11 @@
 /* Load on the control plane: 64 workers that do nothing but take tasks and report them done,
  * against npod or against beanstalkd, as fast as it answers. Prints one number, tasks a second.
  *
- *   npod        pull and done, each durable when it is answered, deduplicated and fenced. The tasks
- *               are those of 64 training jobs of one worker and one optimizer step a round: a chain
- * a job, where each done publishes a checkpoint and releases the next task. beanstalkd  reserve and
- * delete of jobs put beforehand (with -b -f0 the delete is durable).
+ * npod: pull and done, each durable when it is answered, deduplicated and fenced. The tasks are
+ * those of 64 training jobs of one worker and one optimizer step a round: a chain a job, where each
+ * done publishes a checkpoint and releases the next task.
+ *
+ * beanstalkd: reserve and delete of jobs put beforehand (with -b -f0 the delete is durable).
  *
  * Both are spoken over plain TCP sockets from one thread, so that the generator takes as little as
  * it can of the processor that it shares with the server: for npod that is nanomsg's wire format

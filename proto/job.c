@@ -432,6 +432,16 @@ const char *npo_job_recipe_name(npo_recipe recipe)
     return npo_job_recipes[recipe];
 }
 
+const char *npo_job_starts_name(const npo_job *job)
+{
+    return npo_job_starts[job->generate.starts];
+}
+
+const char *npo_job_lr_schedule_name(const npo_job *job)
+{
+    return npo_job_lr_schedules[job->train.lr_schedule];
+}
+
 bool npo_job_is_training(const npo_job *job)
 {
     return NPO_FOR_TRAINING & 1u << job->recipe;

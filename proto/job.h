@@ -113,6 +113,8 @@ npo_err npo_job_read(const cJSON *json, npo_job *ret_job, npo_error *error) NPO_
  * NULL-terminated: what npoctl imports and npod pins. */
 const char *const *npo_job_path_keys(void);
 const char *npo_job_recipe_name(npo_recipe recipe);
+const char *npo_job_starts_name(const npo_job *job);      /* of generate.starts */
+const char *npo_job_lr_schedule_name(const npo_job *job); /* of train.lr_schedule */
 /* True where the recipe trains in rounds (self-npo, diffusion, classifier). */
 bool npo_job_is_training(const npo_job *job);
 

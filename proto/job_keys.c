@@ -21,10 +21,10 @@ const char *const npo_job_recipes[] = {
 static_assert(sizeof npo_job_recipes / sizeof *npo_job_recipes == NPO_RECIPE_COUNT + 1,
               "one name per recipe");
 
-static const char *const starts[] = {"noise", "latents", "full", NULL};
+const char *const npo_job_starts[] = {"noise", "latents", "full", NULL};
 static const char *const pipelines[] = {"staged", "fused", NULL};
 static const char *const losses[] = {"pseudo-huber", "mse", NULL};
-static const char *const lr_schedules[] = {"constant", "cosine", "linear", NULL};
+const char *const npo_job_lr_schedules[] = {"constant", "cosine", "linear", NULL};
 static const char *const weights[] = {"student", "ema", NULL};
 
 /* ---- rows ---- */
@@ -127,7 +127,7 @@ static const npo_job_row train[] = {
      "of the averaged network, which generates in self-npo"},
     {INT("warmup_steps", job.train.warmup_steps, 0, STEPS_MAX), NPO_FOR_TRAINING, NONE,
      "steps over which the learning rate rises from 0"},
-    {CHOICE("lr_schedule", job.train.lr_schedule, lr_schedules), NPO_FOR_TRAINING, NONE,
+    {CHOICE("lr_schedule", job.train.lr_schedule, npo_job_lr_schedules), NPO_FOR_TRAINING, NONE,
      "of the learning rate behind the warm-up"},
     {CHOICE("loss", job.train.loss, losses), NPO_FOR_DENOISER, NONE,
      "self-npo: of x0; diffusion: of the network's prediction"},
@@ -142,7 +142,7 @@ static const npo_job_row train[] = {
 static const npo_job_row generate[] = {
     {NUMBER("w_gen", job.generate.w_gen, -100, 100), NPO_FOR_SELF_NPO, NONE,
      "weakening: the target predicts cond + w_gen (cond - uncond)"},
-    {CHOICE("starts", job.generate.starts, starts), NPO_FOR_SELF_NPO, NONE,
+    {CHOICE("starts", job.generate.starts, npo_job_starts), NPO_FOR_SELF_NPO, NONE,
      "where trajectories begin; latents needs data; full: no truncation, to compare with"},
     {INT("solver_steps", job.generate.solver_steps, 1, 1000), NPO_FOR_SELF_NPO, NONE,
      "steps of the DDIM grid"},

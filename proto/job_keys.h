@@ -45,8 +45,10 @@ enum { NPO_JOB_SECTIONS = 5, NPO_JOB_ROWS_MAX = 32 };
 
 /* The top level first. */
 extern const npo_job_section npo_job_sections[NPO_JOB_SECTIONS];
-/* Names of the recipes by number, NULL-terminated. */
-extern const char *const npo_job_recipes[];
+/* Names by number, NULL-terminated. */
+extern const char *const npo_job_recipes[];      /* npo_recipe */
+extern const char *const npo_job_starts[];       /* npo_starts */
+extern const char *const npo_job_lr_schedules[]; /* npo_lr_kind */
 
 /* A reader with every default of a recipe. */
 void npo_job_reader_init(npo_recipe recipe, npo_job_reader *ret_reader);

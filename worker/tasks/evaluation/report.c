@@ -139,8 +139,6 @@ static npo_err take_offset(report *r)
 /* The numbers that decide what the cells mean. */
 static npo_err take_settings(report *r)
 {
-    static const char *const starts[] = {"noise", "latents", "full"};
-    static const char *const lr_schedules[] = {"constant", "cosine", "linear"};
     const npo_job *job = r->ctx->task->spec;
     npo_buf *buf = &r->settings;
     npo_buf_printf(buf, "{\n  \"recipe\": \"%s\"", npo_job_recipe_name(job->recipe));
@@ -155,14 +153,14 @@ static npo_err take_settings(report *r)
         npo_json_out_member(buf, ",\n  \"train\": {", "steps", (double)job->train.steps);
         npo_json_out_member(buf, ", ", "batch", (double)job->train.batch);
         npo_json_out_member(buf, ", ", "lr", job->train.lr);
-        npo_buf_printf(buf, ", \"lr_schedule\": \"%s\"", lr_schedules[job->train.lr_schedule]);
+        npo_buf_printf(buf, ", \"lr_schedule\": \"%s\"", npo_job_lr_schedule_name(job));
         npo_json_out_member(buf, ", ", "warmup_steps", (double)job->train.warmup_steps);
         npo_json_out_member(buf, ", ", "empty_prompt_share", job->train.empty_prompt_share);
         npo_json_out_member(buf, ", ", "weight_decay", job->train.weight_decay);
         npo_json_out_member(buf, ", ", "ema_decay", job->train.ema_decay);
         npo_json_out_member(buf, ", ", "seed", (double)job->seed);
         npo_json_out_member(buf, "},\n  \"generate\": {", "w_gen", job->generate.w_gen);
-        npo_buf_printf(buf, ", \"starts\": \"%s\"}", starts[job->generate.starts]);
+        npo_buf_printf(buf, ", \"starts\": \"%s\"}", npo_job_starts_name(job));
     }
     npo_buf_str(buf, "\n}");
     return npo_buf_err(buf) == NPO_OK ? NPO_OK
