@@ -9,7 +9,7 @@ tests/reference-cases reads.
 
 import json, math, os, sys
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 OUT, CLASSIFIER = sys.argv[1], sys.argv[2]
@@ -143,6 +143,71 @@ def unets():
     )
 
 
+def older_names(file):
+    """Writes the attention's tensors as diffusers did before 0.12, two of them as convolutions."""
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    old = {}
+    for k, v in load_file(file).items():
+        for new, older in names.items():
+            if new in k and v.dim() == 2 and new != ".to_v.":
+                v = v[:, :, None, None]
+            k = k.replace(new, older)
+        old[k] = v.contiguous()
+    save_file(old, file)
+
+
+def vae(name, image, latent, tile, **config):
+    """tile: of the latent, for diffusers' tiled encoding and decoding."""
+    levels = len(config["block_out_channels"])
+    with torch.no_grad():
+        m = randomise(
+            AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * levels,
+                up_block_types=("UpDecoderBlock2D",) * levels,
+                **config,
+            )
+        )
+        m.save_pretrained(path(name, "vae", ""))
+        x, z = rn(2, 3, *image).clamp(-1, 1), rn(2, m.config.latent_channels, *latent)
+        q = m.encode(x).latent_dist
+        d = {"image": x, "mean": q.mean, "logvar": q.logvar, "latent": z, "decoded": m.decode(z).sample}
+        m.enable_tiling()
+        m.tile_latent_min_size, m.tile_sample_min_size = tile, tile * 2 ** (levels - 1)
+        q = m.encode(x).latent_dist
+        d.update({"tiled.mean": q.mean, "tiled.logvar": q.logvar, "tiled.decoded": m.decode(z).sample})
+    d["tile"] = torch.tensor([tile])
+    save_file({k: v.contiguous() for k, v in d.items()}, path(name, "vae.safetensors"))
+
+
+def vaes():
+    vae("vae-tiny", (44, 36), (9, 13), 4, block_out_channels=(4, 4, 8), norm_num_groups=2)
+    # no 1x1 convolutions, a shifted latent of three channels, the oldest names
+    vae(
+        "vae-old",
+        (34, 16),
+        (9, 6),
+        8,
+        block_out_channels=(4, 8),
+        layers_per_block=2,
+        norm_num_groups=4,
+        latent_channels=3,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=0.36,
+        shift_factor=0.12,
+    )
+    older_names(path("vae-old", "vae", "diffusion_pytorch_model.safetensors"))
+    vae(
+        "vae-plain",
+        (8, 12),
+        (12, 7),
+        4,
+        block_out_channels=(4,),
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+    )
+
+
 class Classifier(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -202,3 +267,4 @@ def safetensors():
 unets()
 classifier()
 safetensors()
+vaes()

@@ -41,6 +41,7 @@ npo_err case_run_tokenizer(case_env *env, npo_error *error);
 npo_err case_run_text(case_env *env, npo_error *error);
 npo_err case_run_unet(case_env *env, npo_error *error);
 npo_err case_run_unet_grads(case_env *env, npo_error *error);
+npo_err case_run_vae(case_env *env, npo_error *error);
 npo_err case_run_sampling(case_env *env, npo_error *error);
 npo_err case_run_self_npo(case_env *env, npo_error *error);
 npo_err case_run_schedule(case_env *env, npo_error *error);

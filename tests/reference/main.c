@@ -18,7 +18,7 @@ static const struct {
     const char *skip;
 } kinds[] = {
     {"*", "text_encoder_2", NULL, "SDXL is not computed yet"},
-    {"vae.safetensors", NULL, NULL, "VAE is not computed yet"},
+    {"vae.safetensors", "vae", case_run_vae, NULL},
     {"negative-lora-*.safetensors", NULL, NULL, "LoRA is not read yet"},
     {"clip.safetensors", NULL, NULL, "CLIP score is not computed yet"},
     {"blip.safetensors", NULL, NULL, "BLIP is not computed yet"},

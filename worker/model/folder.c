@@ -1,6 +1,7 @@
 #include "worker/model/folder.h"
 
 #include "common/file.h"
+#include "worker/model/networks/autoencoder.h"
 #include "worker/model/networks/unet.h"
 
 #include <stdio.h>
@@ -12,11 +13,12 @@ enum {
     FILES_MAX = 1000,
 };
 
-static const char unet_file[] = "diffusion_pytorch_model.safetensors";
+static const char diffusion_file[] = "diffusion_pytorch_model.safetensors";
 
 /* Names that a component's weights may have, the preferred first. */
-static const char *const unet_names[] = {
-    unet_file,
+static const char *const diffusion_names[] = {
+    /* of unet/ and vae/ */
+    diffusion_file,
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.fp16.safetensors",
     "diffusion_pytorch_model.safetensors.index.fp16.json",
@@ -40,6 +42,13 @@ static const npo_weights_map text_map = {
     .ignore = text_ignored,
     .optional_prefix = "text_model.",
 };
+
+/* The VAE's attention before diffusers 0.12. */
+static const npo_weights_older vae_older[] = {
+    {".to_q.", ".query."},         {".to_k.", ".key."}, {".to_v.", ".value."},
+    {".to_out.0.", ".proj_attn."}, {NULL, NULL},
+};
+static const npo_weights_map vae_map = {.older = vae_older};
 
 /* ---- locating ---- */
 
@@ -68,9 +77,9 @@ static npo_err locate_any(const char *root, const char *part, const char *const 
 static npo_err locate_parts(npo_folder *folder)
 {
     const char *root = folder->root;
-    char *vocab = NULL, *vae = NULL;
+    char *vocab = NULL;
     NPO_TRY(locate(root, "unet", "config.json", &folder->unet_config));
-    NPO_TRY(locate_any(root, "unet", unet_names, &folder->unet_weights));
+    NPO_TRY(locate_any(root, "unet", diffusion_names, &folder->unet_weights));
     NPO_TRY(locate(root, "text_encoder", "config.json", &folder->text_config));
     NPO_TRY(locate_any(root, "text_encoder", text_names, &folder->text_weights));
     NPO_TRY(locate(root, "scheduler", "scheduler_config.json", &folder->scheduler_config));
@@ -80,10 +89,8 @@ static npo_err locate_parts(npo_folder *folder)
     free(vocab);
     if (vocab && !folder->tokenizer)
         return NPO_E_NOMEM;
-    NPO_TRY(locate(root, "vae", "config.json", &vae));
-    folder->has_vae = vae != NULL;
-    free(vae);
-    return NPO_OK;
+    NPO_TRY(locate(root, "vae", "config.json", &folder->vae_config));
+    return locate_any(root, "vae", diffusion_names, &folder->vae_weights);
 }
 
 static npo_err check_parts(const npo_folder *folder, npo_error *error)
@@ -154,6 +161,8 @@ void npo_folder_fini(npo_folder *folder)
     free(folder->text_weights);
     free(folder->tokenizer);
     free(folder->scheduler_config);
+    free(folder->vae_config);
+    free(folder->vae_weights);
     *folder = (npo_folder){0};
 }
 
@@ -173,8 +182,24 @@ npo_err npo_folder_load_unet(const npo_folder *folder, npo_params *params, npo_e
 {
     if (!folder->unet_weights)
         return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no unet/%s",
-                             folder->root, unet_file);
+                             folder->root, diffusion_file);
     return npo_weights_load(folder->unet_weights, NULL, params, error);
+}
+
+/* A set of the layout, filled from path. */
+static npo_err load_params(const char *path, const npo_weights_map *map, npo_layout *layout,
+                           npo_params **ret_params, npo_error *error)
+{
+    npo_params *params = NULL;
+    npo_err err = npo_params_new(layout, &params);
+    if (err)
+        return npo_error_set(error, err, "cannot load '%s': %s", path, npo_err_text(err));
+    err = npo_weights_load(path, map, params, error);
+    if (err)
+        npo_params_free(params);
+    else
+        *ret_params = params;
+    return err;
 }
 
 npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
@@ -183,22 +208,36 @@ npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
 {
     npo_clip_text_config config;
     npo_layout *layout = NULL;
-    npo_params *params = NULL;
     NPO_TRY(npo_clip_text_config_load(folder->text_config, &config, error));
     NPO_TRY(npo_clip_text_layout(backend, &config, &layout, error));
-    npo_err err = npo_params_new(layout, &params);
-    if (err)
-        npo_error_set(error, err, "cannot load '%s': %s", folder->text_weights, npo_err_text(err));
-    else
-        err = npo_weights_load(folder->text_weights, &text_map, params, error);
+    npo_err err = load_params(folder->text_weights, &text_map, layout, ret_params, error);
     if (err) {
-        npo_params_free(params);
         npo_layout_unref(layout);
         return err;
     }
     *ret_config = config;
     *ret_layout = layout;
-    *ret_params = params;
+    return NPO_OK;
+}
+
+npo_err npo_folder_load_vae(const npo_folder *folder, npo_backend *backend,
+                            npo_autoencoder_config *ret_config, npo_layout **ret_layout,
+                            npo_params **ret_params, npo_error *error)
+{
+    npo_autoencoder_config config;
+    npo_layout *layout = NULL;
+    if (!folder->vae_config || !folder->vae_weights)
+        return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no vae/%s",
+                             folder->root, folder->vae_config ? diffusion_file : "config.json");
+    NPO_TRY(npo_autoencoder_config_load(folder->vae_config, &config, error));
+    NPO_TRY(npo_autoencoder_layout(backend, &config, &layout, error));
+    npo_err err = load_params(folder->vae_weights, &vae_map, layout, ret_params, error);
+    if (err) {
+        npo_layout_unref(layout);
+        return err;
+    }
+    *ret_config = config;
+    *ret_layout = layout;
     return NPO_OK;
 }
 
@@ -208,7 +247,7 @@ npo_err npo_folder_save_unet(const npo_folder *folder, const npo_params *params,
                              npo_tensor_dtype dtype, const char *dir, npo_error *error)
 {
     npo_err err = NPO_E_NOMEM;
-    char *config = npo_file_join(dir, "config.json"), *weights = npo_file_join(dir, unet_file);
+    char *config = npo_file_join(dir, "config.json"), *weights = npo_file_join(dir, diffusion_file);
     if (!config || !weights) {
         npo_error_set(error, err, "cannot write '%s': out of memory", dir);
         goto out;

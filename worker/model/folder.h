@@ -5,6 +5,7 @@
  *   text_encoder/config.json, model.safetensors
  *   tokenizer/vocab.json, merges.txt, tokenizer_config.json
  *   scheduler/scheduler_config.json
+ *   vae/config.json, diffusion_pytorch_model.safetensors optional
  *
  * Weights may carry a variant (".fp16.safetensors") or be sharded (".safetensors.index.json"). A
  * folder that has only unet/config.json and no weights is one to train from scratch. */
@@ -12,6 +13,7 @@
 #define NPO_MODEL_FOLDER_H
 
 #include "worker/model/files/weights.h"
+#include "worker/model/networks/autoencoder_config.h"
 #include "worker/model/networks/clip_text.h"
 #include "worker/model/networks/unet_config.h"
 
@@ -22,7 +24,7 @@ typedef struct {
     char *text_config, *text_weights;
     char *tokenizer; /* folder */
     char *scheduler_config;
-    bool has_vae;
+    char *vae_config, *vae_weights;
 } npo_folder;
 
 /* Locates the parts. Errors: NPO_E_NOT_FOUND when unet/config.json, the text encoder, the tokenizer
@@ -41,6 +43,11 @@ npo_err npo_folder_load_unet(const npo_folder *folder, npo_params *params,
 npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
                              npo_clip_text_config *ret_config, npo_layout **ret_layout,
                              npo_params **ret_params, npo_error *error) NPO_MUST_CHECK;
+/* Reads vae/config.json, creates the layout and a filled set. NPO_E_NOT_FOUND for a folder without
+ * a VAE. */
+npo_err npo_folder_load_vae(const npo_folder *folder, npo_backend *backend,
+                            npo_autoencoder_config *ret_config, npo_layout **ret_layout,
+                            npo_params **ret_params, npo_error *error) NPO_MUST_CHECK;
 
 /* Writes <dir>/config.json (a copy of the folder's unet/config.json) and
  * <dir>/diffusion_pytorch_model.safetensors, durably; dir is created. */

@@ -27,7 +27,7 @@ npo_err npo_setup_job_prompts(npo_context *ctx, const char ***ret_prompts, size_
 
 npo_err npo_setup_check_pixels(npo_context *ctx, const npo_model *model)
 {
-    if (model->folder.has_vae)
+    if (model->folder.vae_config)
         return npo_error_set(ctx->error, NPO_E_UNSUPPORTED,
                              "model '%s' has a VAE: this version samples and reads images in pixel "
                              "space only",

@@ -41,11 +41,12 @@ static void test_folder_locates_every_part(void **state)
                         scratch_path("model/unet/diffusion_pytorch_model.safetensors"));
     assert_string_equal(folder.scheduler_config,
                         scratch_path("model/scheduler/scheduler_config.json"));
-    assert_false(folder.has_vae);
+    assert_null(folder.vae_config);
     npo_folder_fini(&folder);
     scratch_text("model/vae/config.json", "{}");
     assert_ok(npo_folder_open(scratch_path("model"), &folder, &error));
-    assert_true(folder.has_vae);
+    assert_string_equal(folder.vae_config, scratch_path("model/vae/config.json"));
+    assert_null(folder.vae_weights);
     npo_folder_fini(&folder);
 }
 

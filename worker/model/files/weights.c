@@ -85,19 +85,52 @@ static const char *stored_name(const npo_param_info *info, const npo_weights_map
     return skip && has_prefix(info->name, map->optional_prefix) ? info->name + skip : info->name;
 }
 
+/* name with `from` replaced by `to` in ret_name; false where name does not hold it or the result is
+ * too long to be a tensor's. */
+static bool rename_part(const char *name, const char *from, const char *to,
+                        char ret_name[NPO_PARAM_NAME_MAX])
+{
+    const char *at = strstr(name, from);
+    if (!at)
+        return false;
+    int len = snprintf(ret_name, NPO_PARAM_NAME_MAX, "%.*s%s%s", (int)(at - name), name, to,
+                       at + strlen(from));
+    return len < NPO_PARAM_NAME_MAX;
+}
+
+/* The file's tensor of this name, or of its older one. */
+static const npo_tensor *find_tensor(const npo_safetensors *file, const npo_weights_map *map,
+                                     const char *name)
+{
+    char buffer[NPO_PARAM_NAME_MAX];
+    const npo_tensor *tensor = npo_safetensors_find(file, name);
+    for (const npo_weights_older *o = map->older; !tensor && o && o->part; o++)
+        if (rename_part(name, o->part, o->older, buffer))
+            tensor = npo_safetensors_find(file, buffer);
+    return tensor;
+}
+
+static bool has_shape(const npo_tensor *tensor, const char *name, int ndim, const int64_t *dims)
+{
+    bool pointwise = strcmp(tensor->name, name) != 0 && ndim == 2 && tensor->ndim == 4 &&
+                     tensor->dims[2] == 1 && tensor->dims[3] == 1;
+    return (tensor->ndim == ndim || pointwise) &&
+           memcmp(tensor->dims, dims, (size_t)ndim * sizeof *dims) == 0;
+}
+
 static void check_tensor(const npo_safetensors *file, const npo_param_info *info,
                          const npo_weights_map *map, size_t skip, complaints *ret_all)
 {
     char text[NPO_PARAM_NAME_MAX + 256], found[96], expected[96];
     const char *name = stored_name(info, map, skip);
-    const npo_tensor *tensor = npo_safetensors_find(file, name);
+    const npo_tensor *tensor = find_tensor(file, map, name);
     const int64_t *dims;
     int ndim;
     stored_shape(info, map, &ndim, &dims);
     if (!tensor) {
         snprintf(text, sizeof text, "'%s': missing", name);
         complain(ret_all, NPO_E_NOT_FOUND, text);
-    } else if (tensor->ndim != ndim || memcmp(tensor->dims, dims, (size_t)ndim * sizeof *dims)) {
+    } else if (!has_shape(tensor, name, ndim, dims)) {
         format_shape(tensor->ndim, tensor->dims, found, sizeof found);
         format_shape(ndim, dims, expected, sizeof expected);
         snprintf(text, sizeof text, "'%s': shape %s, expected %s", name, found, expected);
@@ -118,12 +151,15 @@ static bool is_ignored(const npo_weights_map *map, const char *name)
     return false;
 }
 
-/* The layout's name for a file's name, in `buffer` where it has to be put together. */
+/* The layout's tensor for a file's name. */
 static const npo_param_info *find_param(const npo_layout *layout, const npo_weights_map *map,
                                         size_t skip, const char *name)
 {
     char buffer[NPO_PARAM_NAME_MAX];
     const npo_param_info *info = npo_layout_find(layout, name);
+    for (const npo_weights_older *o = map->older; !info && o && o->part; o++)
+        if (rename_part(name, o->older, o->part, buffer))
+            info = npo_layout_find(layout, buffer);
     if (info || !skip)
         return info;
     int len = snprintf(buffer, sizeof buffer, "%s%s", map->optional_prefix, name);
@@ -159,7 +195,7 @@ npo_err npo_weights_read(const npo_safetensors *file, const npo_weights_map *map
     float *data = npo_params_edit(params);
     for (size_t i = 0; i < npo_layout_count(layout); i++) {
         const npo_param_info *info = npo_layout_at(layout, i);
-        const npo_tensor *tensor = npo_safetensors_find(file, stored_name(info, map, skip));
+        const npo_tensor *tensor = find_tensor(file, map, stored_name(info, map, skip));
         npo_tensor_read_f32(tensor, 0, info->count, data + info->offset);
     }
     return NPO_OK;

@@ -5,10 +5,18 @@
 #include "kernels/params.h"
 #include "worker/model/files/safetensors.h"
 
+/* A part of tensor names that older files write otherwise: ".to_q." was ".query.". */
+typedef struct {
+    const char *part, *older;
+} npo_weights_older;
+
 /* How a file's tensors differ from the layout's. All members may be zero. */
 typedef struct {
     const char *const *ignore;   /* NULL-terminated names that may stand in the file unused */
     const char *optional_prefix; /* "text_model.": the file may leave it out of every name */
+    /* Ends with a NULL part; no two parts stand in one name. A tensor under an older name may have
+     * the shape of a 1x1 convolution, [O,I,1,1] for [O,I]. */
+    const npo_weights_older *older;
     /* A layout tensor stored with another shape over the same row-major elements. */
     const char *reshaped; /* its name, or NULL */
     int reshaped_ndim;

@@ -1,12 +1,12 @@
 #include "worker/model/networks/clip_text.h"
 
+#include "worker/model/networks/config.h"
 #include "worker/model/networks/modules.h"
 
 #include <stdio.h>
 #include <string.h>
 
 enum {
-    CONFIG_BYTES_MAX = 1 << 20,
     LAYERS_MAX = 128,
     WIDTH_MAX = 1 << 16,
     IDS_MAX = 1 << 24,
@@ -80,9 +80,8 @@ npo_err npo_clip_text_config_load(const char *path, npo_clip_text_config *ret_co
                                   npo_error *error)
 {
     cJSON *json = NULL;
-    char name[320];
-    snprintf(name, sizeof name, "'%.300s'", path);
-    NPO_TRY(npo_json_load(path, CONFIG_BYTES_MAX, &json, error));
+    char name[NPO_CONFIG_NAME_MAX];
+    NPO_TRY(npo_config_open(path, &json, name, error));
     npo_err err = npo_clip_text_config_read(json, name, ret_config, error);
     cJSON_Delete(json);
     return err;

@@ -1,29 +1,24 @@
 #include "worker/model/networks/unet_config.h"
 
-#include <math.h>
+#include "worker/model/networks/config.h"
+
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum {
-    CONFIG_BYTES_MAX = 1 << 20,
     CHANNELS_MAX = 1 << 16,
     SIZE_MAX_PIXELS = 1 << 16,
     KERNEL_MAX = 15,
 };
 
 typedef struct {
-    const cJSON *json;
+    npo_config_reader in;
     npo_unet_config *config;
-    npo_error *error;
 } reader;
 
 /* ---- options with one supported value ---- */
 
-/* A missing option is fine: its default is the value here. */
-static const struct {
-    const char *key, *value; /* as JSON text */
-} fixed[] = {
+static const npo_config_fixed fixed[] = {
     {"act_fn", "\"silu\""},
     {"addition_embed_type",
      "null"}, /* "text_time" is SDXL's conditioning on pooled text and sizes */
@@ -43,6 +38,7 @@ static const struct {
     {"time_embedding_act_fn", "null"},
     {"time_embedding_type", "\"positional\""},
     {"timestep_post_act", "null"},
+    {NULL, NULL},
 };
 
 /* Options that diffusers does not apply to the block types supported here, or that do nothing in
@@ -55,6 +51,7 @@ static const char *const without_effect[] = {
     "resnet_out_scale_factor",
     "resnet_skip_time_act",
     "upcast_attention",
+    NULL,
 };
 
 static const char *const read_below[] = {
@@ -81,106 +78,17 @@ static const char *const read_below[] = {
     "transformer_layers_per_block",
     "up_block_types",
     "use_linear_projection",
+    NULL,
+};
+
+static const npo_config_keys keys = {
+    .class_name = "UNet2DConditionModel",
+    .fixed = fixed,
+    .without_effect = without_effect,
+    .read = read_below,
 };
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
-
-static npo_err refuse(reader *r, npo_err code, const char *key, const cJSON *item,
-                      const char *expected)
-{
-    char *found = item ? cJSON_PrintUnformatted(item) : NULL;
-    npo_err err = npo_error_set(r->error, code, "%s: found %.80s, expected %s", key,
-                                found ? found : "nothing", expected);
-    free(found);
-    return err;
-}
-
-static bool is_listed(const char *key, const char *const *list, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(key, list[i]) == 0)
-            return true;
-    return false;
-}
-
-static npo_err check_fixed(reader *r, const cJSON *item, const char *value)
-{
-    char *found = cJSON_PrintUnformatted(item);
-    if (!found)
-        return npo_error_set(r->error, NPO_E_NOMEM, "out of memory");
-    bool same = strcmp(found, value) == 0;
-    free(found);
-    if (same || (strcmp(item->string, "act_fn") == 0 && cJSON_IsString(item) &&
-                 strcmp(item->valuestring, "swish") == 0)) /* silu's other name */
-        return NPO_OK;
-    char expected[96];
-    snprintf(expected, sizeof expected, "%s (other values are not supported)", value);
-    return refuse(r, NPO_E_UNSUPPORTED, item->string, item, expected);
-}
-
-static npo_err check_key(reader *r, const cJSON *item)
-{
-    for (size_t i = 0; i < COUNT(fixed); i++)
-        if (strcmp(item->string, fixed[i].key) == 0)
-            return check_fixed(r, item, fixed[i].value);
-    if (item->string[0] == '_' || cJSON_IsNull(item) || cJSON_IsFalse(item) ||
-        is_listed(item->string, without_effect, COUNT(without_effect)) ||
-        is_listed(item->string, read_below, COUNT(read_below)))
-        return NPO_OK;
-    return refuse(r, NPO_E_UNSUPPORTED, item->string, item, "an option of UNet2DConditionModel");
-}
-
-/* ---- single values ---- */
-
-/* NULL for a missing key and for null. */
-static const cJSON *get(reader *r, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(r->json, key);
-    return cJSON_IsNull(item) ? NULL : item;
-}
-
-static npo_err to_int(reader *r, const char *key, const cJSON *item, int64_t min, int64_t max,
-                      int64_t *ret_value)
-{
-    char expected[96];
-    double value = cJSON_IsNumber(item) ? item->valuedouble : NAN;
-    if (value >= (double)min && value <= (double)max && value == floor(value)) {
-        *ret_value = (int64_t)value;
-        return NPO_OK;
-    }
-    snprintf(expected, sizeof expected, "a whole number from %lld to %lld", (long long)min,
-             (long long)max);
-    return refuse(r, NPO_E_RANGE, key, item, expected);
-}
-
-static npo_err read_int(reader *r, const char *key, int64_t fallback, int64_t min, int64_t max,
-                        int64_t *ret_value)
-{
-    const cJSON *item = get(r, key);
-    if (item)
-        return to_int(r, key, item, min, max, ret_value);
-    *ret_value = fallback;
-    return NPO_OK;
-}
-
-static npo_err read_float(reader *r, const char *key, double fallback, double min, float *ret_value)
-{
-    const cJSON *item = get(r, key);
-    double value = item ? (cJSON_IsNumber(item) ? item->valuedouble : NAN) : fallback;
-    if (!(value >= min && value <= 1e6))
-        return refuse(r, NPO_E_RANGE, key, item, "a number in range");
-    *ret_value = (float)value;
-    return NPO_OK;
-}
-
-static npo_err read_bool(reader *r, const char *key, bool fallback, bool *ret_value)
-{
-    const cJSON *item = get(r, key);
-    if (item && !cJSON_IsBool(item))
-        return refuse(r, NPO_E_TYPE, key, item, "true or false");
-    *ret_value = item ? cJSON_IsTrue(item) : fallback;
-    return NPO_OK;
-}
 
 /* ---- a value per level ---- */
 
@@ -189,17 +97,17 @@ static npo_err read_level_ints(reader *r, const char *key, int64_t fallback, int
                                int64_t ret_values[NPO_UNET_LEVELS_MAX])
 {
     char expected[64];
-    const cJSON *item = get(r, key);
+    const cJSON *item = npo_config_get(&r->in, key);
     int count = r->config->level_count;
     if (cJSON_IsArray(item) && cJSON_GetArraySize(item) != count) {
         snprintf(expected, sizeof expected, "a number or a list of %d", count);
-        return refuse(r, NPO_E_RANGE, key, item, expected);
+        return npo_config_refuse(&r->in, NPO_E_RANGE, key, item, expected);
     }
     for (int i = 0; i < count; i++) {
         const cJSON *one = cJSON_IsArray(item) ? cJSON_GetArrayItem(item, i) : item;
         ret_values[i] = fallback;
         if (one)
-            NPO_TRY(to_int(r, key, one, 1, max, &ret_values[i]));
+            NPO_TRY(npo_config_to_int(&r->in, key, one, 1, max, &ret_values[i]));
     }
     return NPO_OK;
 }
@@ -207,18 +115,11 @@ static npo_err read_level_ints(reader *r, const char *key, int64_t fallback, int
 static npo_err read_channels(reader *r)
 {
     static const int64_t fallback[] = {320, 640, 1280, 1280};
-    const cJSON *item = get(r, "block_out_channels");
-    int count = item ? cJSON_GetArraySize(item) : (int)COUNT(fallback);
-    if ((item && !cJSON_IsArray(item)) || count < 1 || count > NPO_UNET_LEVELS_MAX)
-        return refuse(r, NPO_E_RANGE, "block_out_channels", item, "a list of 1 to 8 numbers");
-    r->config->level_count = count;
-    for (int i = 0; i < count; i++) {
-        int64_t *channels = &r->config->levels[i].channels;
-        *channels = item ? 0 : fallback[i];
-        if (item)
-            NPO_TRY(to_int(r, "block_out_channels", cJSON_GetArrayItem(item, i), 1, CHANNELS_MAX,
-                           channels));
-    }
+    int64_t channels[NPO_UNET_LEVELS_MAX];
+    NPO_TRY(npo_config_list(&r->in, "block_out_channels", fallback, COUNT(fallback),
+                            NPO_UNET_LEVELS_MAX, CHANNELS_MAX, channels, &r->config->level_count));
+    for (int i = 0; i < r->config->level_count; i++)
+        r->config->levels[i].channels = channels[i];
     return NPO_OK;
 }
 
@@ -229,11 +130,11 @@ static npo_err read_types(reader *r, const char *key, const char *plain, const c
 {
     char expected[96];
     int count = r->config->level_count;
-    const cJSON *item = get(r, key);
+    const cJSON *item = npo_config_get(&r->in, key);
     snprintf(expected, sizeof expected, "a list of %d, each \"%s\" or \"%s\"", count, plain,
              attending);
     if (item ? !cJSON_IsArray(item) || cJSON_GetArraySize(item) != count : count != 4)
-        return refuse(r, NPO_E_RANGE, key, item, expected);
+        return npo_config_refuse(&r->in, NPO_E_RANGE, key, item, expected);
     for (int i = 0; i < count; i++) {
         const char *type = item ? cJSON_GetStringValue(cJSON_GetArrayItem(item, i)) : NULL;
         ret_attends[i] = fallback >> i & 1;
@@ -243,7 +144,7 @@ static npo_err read_types(reader *r, const char *key, const char *plain, const c
             type += 7;
         ret_attends[i] = type && strcmp(type, attending) == 0;
         if (!ret_attends[i] && !(type && strcmp(type, plain) == 0))
-            return refuse(r, NPO_E_UNSUPPORTED, key, item, expected);
+            return npo_config_refuse(&r->in, NPO_E_UNSUPPORTED, key, item, expected);
     }
     return NPO_OK;
 }
@@ -276,12 +177,13 @@ static npo_err read_depths(reader *r, const char *key, const cJSON *item, int co
                            int *ret_depths)
 {
     if (cJSON_IsArray(item) && cJSON_GetArraySize(item) != count)
-        return refuse(r, NPO_E_RANGE, key, item, "one number for each attention of the block");
+        return npo_config_refuse(&r->in, NPO_E_RANGE, key, item,
+                                 "one number for each attention of the block");
     for (int i = 0; i < count; i++) {
         int64_t depth = 1;
         const cJSON *one = cJSON_IsArray(item) ? cJSON_GetArrayItem(item, i) : item;
         if (one)
-            NPO_TRY(to_int(r, key, one, 1, NPO_UNET_DEPTH_MAX, &depth));
+            NPO_TRY(npo_config_to_int(&r->in, key, one, 1, NPO_UNET_DEPTH_MAX, &depth));
         ret_depths[i] = (int)depth;
     }
     return NPO_OK;
@@ -292,19 +194,20 @@ static npo_err read_transformers(reader *r)
     static const char down_key[] = "transformer_layers_per_block";
     static const char up_key[] = "reverse_transformer_layers_per_block";
     npo_unet_config *c = r->config;
-    const cJSON *down = get(r, down_key), *up = get(r, up_key);
+    const cJSON *down = npo_config_get(&r->in, down_key), *up = npo_config_get(&r->in, up_key);
     int count = c->level_count;
     if (cJSON_IsArray(down) && cJSON_GetArraySize(down) != count)
-        return refuse(r, NPO_E_RANGE, down_key, down, "a number or one item per level");
+        return npo_config_refuse(&r->in, NPO_E_RANGE, down_key, down,
+                                 "a number or one item per level");
     if (up && (!cJSON_IsArray(up) || cJSON_GetArraySize(up) != count))
-        return refuse(r, NPO_E_RANGE, up_key, up, "null or one item per level");
+        return npo_config_refuse(&r->in, NPO_E_RANGE, up_key, up, "null or one item per level");
     for (int i = 0; i < count; i++) {
         npo_unet_level *level = &c->levels[i];
         const cJSON *item = cJSON_IsArray(down) ? cJSON_GetArrayItem(down, i) : down;
         const cJSON *up_item = up ? cJSON_GetArrayItem(up, count - 1 - i) : item;
         if (!up && cJSON_IsArray(item))
-            return refuse(r, NPO_E_RANGE, up_key, up,
-                          "a list, since the down blocks have one each");
+            return npo_config_refuse(&r->in, NPO_E_RANGE, up_key, up,
+                                     "a list, since the down blocks have one each");
         NPO_TRY(read_depths(r, down_key, item, level->layers, level->down_depth));
         NPO_TRY(read_depths(r, up_key, up_item, level->layers + 1, level->up_depth));
     }
@@ -321,7 +224,7 @@ static npo_err read_mid(reader *r)
         npo_unet_mid mid;
     } types[] = {{"UNetMidBlock2DCrossAttn", NPO_UNET_MID_CROSS_ATTN},
                  {"UNetMidBlock2D", NPO_UNET_MID_RESNET}};
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(r->json, "mid_block_type");
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(r->in.json, "mid_block_type");
     r->config->mid = cJSON_IsNull(item) ? NPO_UNET_MID_NONE : NPO_UNET_MID_CROSS_ATTN;
     if (!item || cJSON_IsNull(item))
         return NPO_OK;
@@ -330,64 +233,69 @@ static npo_err read_mid(reader *r)
             r->config->mid = types[i].mid;
             return NPO_OK;
         }
-    return refuse(r, NPO_E_UNSUPPORTED, "mid_block_type", item,
-                  "\"UNetMidBlock2DCrossAttn\", \"UNetMidBlock2D\" or null");
+    return npo_config_refuse(&r->in, NPO_E_UNSUPPORTED, "mid_block_type", item,
+                             "\"UNetMidBlock2DCrossAttn\", \"UNetMidBlock2D\" or null");
 }
 
 static npo_err read_sample_size(reader *r)
 {
-    const cJSON *item = get(r, "sample_size");
+    const cJSON *item = npo_config_get(&r->in, "sample_size");
     bool pair = cJSON_IsArray(item) && cJSON_GetArraySize(item) == 2;
     const cJSON *height = pair ? cJSON_GetArrayItem(item, 0) : item;
     const cJSON *width = pair ? cJSON_GetArrayItem(item, 1) : item;
     if (!item)
         return NPO_OK;
-    NPO_TRY(to_int(r, "sample_size", height, 1, SIZE_MAX_PIXELS, &r->config->sample_height));
-    return to_int(r, "sample_size", width, 1, SIZE_MAX_PIXELS, &r->config->sample_width);
+    NPO_TRY(npo_config_to_int(&r->in, "sample_size", height, 1, SIZE_MAX_PIXELS,
+                              &r->config->sample_height));
+    return npo_config_to_int(&r->in, "sample_size", width, 1, SIZE_MAX_PIXELS,
+                             &r->config->sample_width);
 }
 
 static npo_err check_self_attention(reader *r)
 {
-    const cJSON *item = get(r, "only_cross_attention");
+    const cJSON *item = npo_config_get(&r->in, "only_cross_attention");
     bool attends_to_itself = !item || cJSON_IsFalse(item) || cJSON_IsArray(item);
     for (int i = 0; cJSON_IsArray(item) && i < cJSON_GetArraySize(item); i++)
         attends_to_itself = attends_to_itself && cJSON_IsFalse(cJSON_GetArrayItem(item, i));
     return attends_to_itself ? NPO_OK
-                             : refuse(r, NPO_E_UNSUPPORTED, "only_cross_attention", item,
-                                      "false (other values are not supported)");
+                             : npo_config_refuse(&r->in, NPO_E_UNSUPPORTED, "only_cross_attention",
+                                                 item, "false (other values are not supported)");
 }
 
 static npo_err read_kernel(reader *r, const char *key, int *ret_kernel)
 {
     int64_t kernel;
-    NPO_TRY(read_int(r, key, 3, 1, KERNEL_MAX, &kernel));
+    NPO_TRY(npo_config_int(&r->in, key, 3, 1, KERNEL_MAX, &kernel));
     *ret_kernel = (int)kernel;
-    return kernel % 2 ? NPO_OK : refuse(r, NPO_E_UNSUPPORTED, key, get(r, key), "an odd number");
+    return kernel % 2 ? NPO_OK
+                      : npo_config_refuse(&r->in, NPO_E_UNSUPPORTED, key,
+                                          npo_config_get(&r->in, key), "an odd number");
 }
 
 static npo_err read_scalars(reader *r)
 {
     npo_unet_config *c = r->config;
     int64_t groups, padding;
-    NPO_TRY(read_int(r, "in_channels", 4, 1, CHANNELS_MAX, &c->in_channels));
-    NPO_TRY(read_int(r, "out_channels", 4, 1, CHANNELS_MAX, &c->out_channels));
-    NPO_TRY(read_int(r, "norm_num_groups", 32, 1, CHANNELS_MAX, &groups));
-    NPO_TRY(read_int(r, "downsample_padding", 1, 0, 1, &padding));
-    NPO_TRY(read_int(r, "time_embedding_dim", 4 * c->levels[0].channels, 1, CHANNELS_MAX,
-                     &c->time_embed_channels));
+    NPO_TRY(npo_config_int(&r->in, "in_channels", 4, 1, CHANNELS_MAX, &c->in_channels));
+    NPO_TRY(npo_config_int(&r->in, "out_channels", 4, 1, CHANNELS_MAX, &c->out_channels));
+    NPO_TRY(npo_config_int(&r->in, "norm_num_groups", 32, 1, CHANNELS_MAX, &groups));
+    NPO_TRY(npo_config_int(&r->in, "downsample_padding", 1, 0, 1, &padding));
+    NPO_TRY(npo_config_int(&r->in, "time_embedding_dim", 4 * c->levels[0].channels, 1, CHANNELS_MAX,
+                           &c->time_embed_channels));
     NPO_TRY(read_kernel(r, "conv_in_kernel", &c->conv_in_kernel));
     NPO_TRY(read_kernel(r, "conv_out_kernel", &c->conv_out_kernel));
-    NPO_TRY(read_float(r, "norm_eps", 1e-5, 0, &c->norm_eps));
-    NPO_TRY(read_float(r, "freq_shift", 0, 0, &c->freq_shift));
-    NPO_TRY(read_float(r, "mid_block_scale_factor", 1, 1e-6, &c->mid_scale));
-    NPO_TRY(read_bool(r, "flip_sin_to_cos", true, &c->flip_sin_to_cos));
-    NPO_TRY(read_bool(r, "use_linear_projection", false, &c->linear_projection));
+    NPO_TRY(npo_config_float(&r->in, "norm_eps", 1e-5, 0, &c->norm_eps));
+    NPO_TRY(npo_config_float(&r->in, "freq_shift", 0, 0, &c->freq_shift));
+    NPO_TRY(npo_config_float(&r->in, "mid_block_scale_factor", 1, 1e-6, &c->mid_scale));
+    NPO_TRY(npo_config_bool(&r->in, "flip_sin_to_cos", true, &c->flip_sin_to_cos));
+    NPO_TRY(npo_config_bool(&r->in, "use_linear_projection", false, &c->linear_projection));
     c->norm_groups = (int)groups;
     c->downsample_padding = (int)padding;
     c->time_channels = c->levels[0].channels;
-    const cJSON *norm = cJSON_GetObjectItemCaseSensitive(r->json, "norm_num_groups");
-    return cJSON_IsNull(norm) ? refuse(r, NPO_E_UNSUPPORTED, "norm_num_groups", norm, "a number")
-                              : NPO_OK;
+    const cJSON *norm = cJSON_GetObjectItemCaseSensitive(r->in.json, "norm_num_groups");
+    return cJSON_IsNull(norm)
+               ? npo_config_refuse(&r->in, NPO_E_UNSUPPORTED, "norm_num_groups", norm, "a number")
+               : NPO_OK;
 }
 
 /* ---- consistency ---- */
@@ -405,19 +313,19 @@ static npo_err check_levels(reader *r)
     for (int i = 0; i < c->level_count; i++) {
         const npo_unet_level *level = &c->levels[i];
         if (level->channels % c->norm_groups)
-            return npo_error_set(r->error, NPO_E_RANGE,
+            return npo_error_set(r->in.error, NPO_E_RANGE,
                                  "block_out_channels: level %d has %lld channels, expected a "
                                  "multiple of norm_num_groups %d",
                                  i, (long long)level->channels, c->norm_groups);
         if (!level_attends(c, i))
             continue;
         if (level->heads > level->channels)
-            return npo_error_set(r->error, NPO_E_RANGE,
+            return npo_error_set(r->in.error, NPO_E_RANGE,
                                  "attention_head_dim: level %d has %d heads, expected at most its "
                                  "%lld channels",
                                  i, level->heads, (long long)level->channels);
         if (level->context != context)
-            return npo_error_set(r->error, NPO_E_UNSUPPORTED,
+            return npo_error_set(r->in.error, NPO_E_UNSUPPORTED,
                                  "cross_attention_dim: level %d has %lld, expected %lld as the "
                                  "other levels",
                                  i, (long long)level->context, (long long)context);
@@ -430,10 +338,7 @@ static npo_err read_all(reader *r)
     static npo_err (*const steps[])(reader *) = {
         read_channels,    read_blocks,          read_transformers, read_mid,
         read_sample_size, check_self_attention, read_scalars,      check_levels};
-    if (!cJSON_IsObject(r->json))
-        return npo_error_set(r->error, NPO_E_TYPE, "expected an object");
-    for (const cJSON *item = r->json->child; item; item = item->next)
-        NPO_TRY(check_key(r, item));
+    NPO_TRY(npo_config_check_keys(&r->in, &keys));
     for (size_t i = 0; i < COUNT(steps); i++)
         NPO_TRY(steps[i](r));
     return NPO_OK;
@@ -443,7 +348,7 @@ npo_err npo_unet_config_read(const cJSON *json, const char *name, npo_unet_confi
                              npo_error *error)
 {
     npo_unet_config config = {0};
-    reader r = {json, &config, error};
+    reader r = {{json, error}, &config};
     npo_err err = read_all(&r);
     if (err)
         return npo_error_prefix(error, err, "%s", name);
@@ -454,9 +359,8 @@ npo_err npo_unet_config_read(const cJSON *json, const char *name, npo_unet_confi
 npo_err npo_unet_config_load(const char *path, npo_unet_config *ret_config, npo_error *error)
 {
     cJSON *json = NULL;
-    char name[320];
-    snprintf(name, sizeof name, "'%.300s'", path);
-    NPO_TRY(npo_json_load(path, CONFIG_BYTES_MAX, &json, error));
+    char name[NPO_CONFIG_NAME_MAX];
+    NPO_TRY(npo_config_open(path, &json, name, error));
     npo_err err = npo_unet_config_read(json, name, ret_config, error);
     cJSON_Delete(json);
     return err;
