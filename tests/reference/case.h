@@ -44,6 +44,7 @@ npo_err case_run_unet_grads(case_env *env, npo_error *error);
 npo_err case_run_vae(case_env *env, npo_error *error);
 npo_err case_run_sampling(case_env *env, npo_error *error);
 npo_err case_run_self_npo(case_env *env, npo_error *error);
+npo_err case_run_lora(case_env *env, npo_error *error);
 npo_err case_run_schedule(case_env *env, npo_error *error);
 
 /* ---- comparing ---- */

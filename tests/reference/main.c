@@ -19,7 +19,7 @@ static const struct {
 } kinds[] = {
     {"*", "text_encoder_2", NULL, "SDXL is not computed yet"},
     {"vae.safetensors", "vae", case_run_vae, NULL},
-    {"negative-lora-*.safetensors", NULL, NULL, "LoRA is not read yet"},
+    {"negative-lora-*.safetensors", "unet", case_run_lora, NULL},
     {"clip.safetensors", NULL, NULL, "CLIP score is not computed yet"},
     {"blip.safetensors", NULL, NULL, "BLIP is not computed yet"},
     {"aesthetic-head.safetensors", NULL, NULL, "the aesthetic score is not computed yet"},

@@ -1,7 +1,9 @@
-/* IEEE binary16 and bfloat16 to and from f32, rounding to nearest even. */
+/* IEEE binary16 and bfloat16 to and from f32, rounding to nearest even; and the bits of f32. */
 #ifndef NPO_WORKER_MODEL_FILES_HALF_H
 #define NPO_WORKER_MODEL_FILES_HALF_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -32,14 +34,23 @@ static inline uint16_t npo_f32_to_bf16(float value)
     return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
+/* Without branches, so that loops over it become vector code. */
 static inline float npo_f32_from_f16(uint16_t half)
 {
     uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7FFF;
-    if (rest >= 0x7C00) /* infinity, NaN */
-        return npo_f32_from_bits(sign | 0x7F800000 | (rest & 0x3FF) << 13);
-    uint32_t bits = rest >= 0x400 ? (rest << 13) + (112u << 23)
-                                  : npo_f32_to_bits((float)rest * 0x1p-24f); /* subnormal */
-    return npo_f32_from_bits(sign | bits);
+    uint32_t special = rest >= 0x7C00 ? 112u << 23 : 0; /* infinity, NaN */
+    uint32_t normal = (rest << 13) + (112u << 23) + special;
+    uint32_t subnormal = npo_f32_to_bits((float)(int32_t)rest * 0x1p-24f);
+    return npo_f32_from_bits(sign | (rest >= 0x400 ? normal : subnormal));
+}
+
+/* Whether none of [n] is NaN or infinite. */
+static inline bool npo_f32_all_finite(const float *values, size_t n)
+{
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++)
+        bad |= (npo_f32_to_bits(values[i]) & 0x7F800000) == 0x7F800000;
+    return !bad;
 }
 
 static inline uint16_t npo_f32_to_f16(float value)

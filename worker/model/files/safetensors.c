@@ -9,11 +9,14 @@
 #include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum {
     PREFIX_BYTES = 8,
     SHARDS_MAX = 1000,
     INDEX_BYTES_MAX = 4 << 20,
+    FINITE_BLOCK = 4096,
 };
 
 typedef struct {
@@ -307,6 +310,39 @@ void npo_tensor_read_f32(const npo_tensor *tensor, size_t first, size_t n, float
     assert(first <= tensor->count && n <= tensor->count - first);
     read[tensor->dtype](tensor->data + first * npo_tensor_dtype_bytes(tensor->dtype), n,
                         ret_values);
+}
+
+bool npo_tensor_is_float(const npo_tensor *tensor)
+{
+    return tensor->dtype == NPO_TENSOR_F32 || tensor->dtype == NPO_TENSOR_F16 ||
+           tensor->dtype == NPO_TENSOR_BF16;
+}
+
+npo_err npo_tensor_read_finite(const npo_tensor *tensor, size_t first, size_t n, float *ret_values,
+                               npo_error *error)
+{
+    /* In blocks, so that the check finds the values still in the cache. */
+    for (size_t done = 0, block; done < n; done += block) {
+        block = n - done < FINITE_BLOCK ? n - done : FINITE_BLOCK;
+        npo_tensor_read_f32(tensor, first + done, block, ret_values + done);
+        if (npo_f32_all_finite(ret_values + done, block))
+            continue;
+        while (npo_f32_all_finite(ret_values + done, 1))
+            done++;
+        return npo_error_set(error, NPO_E_RANGE,
+                             "'%.200s': element %zu is %g, expected a finite number", tensor->name,
+                             first + done, (double)ret_values[done]);
+    }
+    return NPO_OK;
+}
+
+void npo_tensor_release(const npo_tensor *tensor)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)tensor->data + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)tensor->data + tensor->bytes) / page * page;
+    if (end > begin)
+        (void)madvise((void *)begin, end - begin, MADV_DONTNEED); /* advice: failure costs memory */
 }
 
 void npo_tensor_read_i64(const npo_tensor *tensor, size_t first, size_t n, int64_t *ret_values)

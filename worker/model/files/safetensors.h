@@ -15,6 +15,7 @@
 
 #include "common/bounds.h"
 #include "common/err.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -60,6 +61,14 @@ const char *npo_safetensors_metadata(const npo_safetensors *file, const char *ke
 
 /* Elements [first, first + n) as f32; i64 and i32 beyond 2^24 are rounded. */
 void npo_tensor_read_f32(const npo_tensor *tensor, size_t first, size_t n, float *ret_values);
+/* The same, of F32, F16 or BF16, where every value is finite. Otherwise NPO_E_RANGE, and
+ * ret_values holds what it may. */
+npo_err npo_tensor_read_finite(const npo_tensor *tensor, size_t first, size_t n, float *ret_values,
+                               npo_error *error) NPO_MUST_CHECK;
+bool npo_tensor_is_float(const npo_tensor *tensor); /* F32, F16 or BF16 */
+/* Gives back the memory of pages that lie wholly in the tensor's data; touched again, they are read
+ * from the file again. So reading a file takes as much memory as its largest tensor. */
+void npo_tensor_release(const npo_tensor *tensor);
 /* The same as integers; an integer dtype is asserted. */
 void npo_tensor_read_i64(const npo_tensor *tensor, size_t first, size_t n, int64_t *ret_values);
 

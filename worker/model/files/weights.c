@@ -1,58 +1,33 @@
 #include "worker/model/files/weights.h"
 
-#include "common/buf.h"
+#include "worker/model/files/complaints.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { TRANSPOSE_BLOCK = 1024 };
+
 static const npo_weights_map no_map;
 
-/* ---- sentences ---- */
-
-/* Complaints up to the room of a sentence; the rest are counted. */
-typedef struct {
-    npo_buf text;
-    size_t left_out;
-    npo_err code; /* of the first */
-} complaints;
-
-enum { COMPLAINTS_BYTES = NPO_ERROR_TEXT_MAX - 160 };
-
-static void complain(complaints *all, npo_err code, const char *text)
-{
-    if (!all->code)
-        all->code = code;
-    if (all->text.len && all->text.len + strlen(text) > COMPLAINTS_BYTES)
-        all->left_out++;
-    else
-        npo_buf_printf(&all->text, "%s%s", all->text.len ? "; " : "", text);
-}
-
-static npo_err finish(complaints *all, const char *path, npo_error *error)
-{
-    if (all->left_out)
-        npo_buf_printf(&all->text, "; and %zu more", all->left_out);
-    npo_err err = npo_buf_err(&all->text);
-    if (err)
-        npo_error_set(error, err, "cannot load '%s': %s", path, npo_err_text(err));
-    else if (all->code)
-        err = npo_error_set(error, all->code, "cannot load %s in '%s'", all->text.data, path);
-    npo_buf_fini(&all->text);
-    return err;
-}
-
-static void format_shape(int ndim, const int64_t *dims, char *ret_text, size_t size)
-{
-    size_t at = (size_t)snprintf(ret_text, size, "[");
-    for (int i = 0; i < ndim && at < size; i++)
-        at +=
-            (size_t)snprintf(ret_text + at, size - at, "%s%lld", i ? "," : "", (long long)dims[i]);
-    if (at < size)
-        snprintf(ret_text + at, size - at, "]");
-}
-
 /* ---- names and shapes ---- */
+
+/* A reading: the file, how it differs from the layout, and what of it was found to be wanted. */
+typedef struct {
+    const npo_safetensors *file;
+    const npo_weights_map *map;
+    size_t skip; /* bytes of the optional prefix to leave out of names */
+    bool *used;  /* [tensors of the file] */
+    npo_complaints complaints;
+} reading;
+
+/* Where a layout tensor stands in the file and the shape it has to have there. */
+typedef struct {
+    npo_single_place place;
+    const npo_tensor *tensor; /* NULL: not there */
+    int ndim;
+    int64_t dims[NPO_PARAM_DIMS_MAX];
+} stored;
 
 /* The shape a layout tensor has in files. */
 static void stored_shape(const npo_param_info *info, const npo_weights_map *map, int *ret_ndim,
@@ -80,9 +55,13 @@ static size_t skipped_prefix(const npo_safetensors *file, const npo_weights_map 
     return strlen(map->optional_prefix);
 }
 
-static const char *stored_name(const npo_param_info *info, const npo_weights_map *map, size_t skip)
+static void place_of(const reading *r, const npo_param_info *info, npo_single_place *ret_place)
 {
-    return skip && has_prefix(info->name, map->optional_prefix) ? info->name + skip : info->name;
+    *ret_place = (npo_single_place){0};
+    if (r->map->single && npo_single_place_of(r->map->single, info->name, ret_place))
+        return;
+    size_t skip = r->skip && has_prefix(info->name, r->map->optional_prefix) ? r->skip : 0;
+    snprintf(ret_place->name, sizeof ret_place->name, "%s", info->name + skip);
 }
 
 /* name with `from` replaced by `to` in ret_name; false where name does not hold it or the result is
@@ -99,104 +78,138 @@ static bool rename_part(const char *name, const char *from, const char *to,
 }
 
 /* The file's tensor of this name, or of its older one. */
-static const npo_tensor *find_tensor(const npo_safetensors *file, const npo_weights_map *map,
-                                     const char *name)
+static const npo_tensor *find_tensor(const reading *r, const char *name)
 {
     char buffer[NPO_PARAM_NAME_MAX];
-    const npo_tensor *tensor = npo_safetensors_find(file, name);
-    for (const npo_weights_older *o = map->older; !tensor && o && o->part; o++)
+    const npo_tensor *tensor = npo_safetensors_find(r->file, name);
+    for (const npo_weights_older *o = r->map->older; !tensor && o && o->part; o++)
         if (rename_part(name, o->part, o->older, buffer))
-            tensor = npo_safetensors_find(file, buffer);
+            tensor = npo_safetensors_find(r->file, buffer);
     return tensor;
 }
 
-static bool has_shape(const npo_tensor *tensor, const char *name, int ndim, const int64_t *dims)
+static stored find_stored(const reading *r, const npo_param_info *info)
 {
-    bool pointwise = strcmp(tensor->name, name) != 0 && ndim == 2 && tensor->ndim == 4 &&
-                     tensor->dims[2] == 1 && tensor->dims[3] == 1;
-    return (tensor->ndim == ndim || pointwise) &&
-           memcmp(tensor->dims, dims, (size_t)ndim * sizeof *dims) == 0;
+    const int64_t *dims;
+    stored s;
+    place_of(r, info, &s.place);
+    s.tensor = find_tensor(r, s.place.name);
+    stored_shape(info, r->map, &s.ndim, &dims);
+    memcpy(s.dims, dims, (size_t)s.ndim * sizeof *dims);
+    if (s.place.third)
+        s.dims[0] *= 3;
+    if (s.place.transposed) {
+        s.dims[0] = dims[1];
+        s.dims[1] = dims[0];
+    }
+    return s;
 }
 
-static void check_tensor(const npo_safetensors *file, const npo_param_info *info,
-                         const npo_weights_map *map, size_t skip, complaints *ret_all)
+/* Dimensions without the ones at the end. */
+static int significant(int ndim, const int64_t *dims)
 {
-    char text[NPO_PARAM_NAME_MAX + 256], found[96], expected[96];
-    const char *name = stored_name(info, map, skip);
-    const npo_tensor *tensor = find_tensor(file, map, name);
-    const int64_t *dims;
-    int ndim;
-    stored_shape(info, map, &ndim, &dims);
-    if (!tensor) {
-        snprintf(text, sizeof text, "'%s': missing", name);
-        complain(ret_all, NPO_E_NOT_FOUND, text);
-    } else if (!has_shape(tensor, name, ndim, dims)) {
-        format_shape(tensor->ndim, tensor->dims, found, sizeof found);
-        format_shape(ndim, dims, expected, sizeof expected);
-        snprintf(text, sizeof text, "'%s': shape %s, expected %s", name, found, expected);
-        complain(ret_all, NPO_E_SHAPE, text);
-    } else if (tensor->dtype != NPO_TENSOR_F32 && tensor->dtype != NPO_TENSOR_F16 &&
-               tensor->dtype != NPO_TENSOR_BF16) {
-        snprintf(text, sizeof text, "'%s': dtype %s, expected F32, F16 or BF16", name,
-                 npo_tensor_dtype_name(tensor->dtype));
-        complain(ret_all, NPO_E_TYPE, text);
+    while (ndim > 1 && dims[ndim - 1] == 1)
+        ndim--;
+    return ndim;
+}
+
+static bool has_shape(const reading *r, const stored *s)
+{
+    int found = s->tensor->ndim, expected = s->ndim;
+    if (r->map->single || strcmp(s->tensor->name, s->place.name) != 0) {
+        found = significant(found, s->tensor->dims);
+        expected = significant(expected, s->dims);
     }
+    return found == expected &&
+           memcmp(s->tensor->dims, s->dims, (size_t)expected * sizeof *s->dims) == 0;
+}
+
+static void check_tensor(reading *r, const npo_param_info *info)
+{
+    stored s = find_stored(r, info);
+    const char *name = s.place.name;
+    if (!s.tensor) {
+        npo_complain(&r->complaints, NPO_E_NOT_FOUND, "'%s': missing", name);
+        return;
+    }
+    r->used[s.tensor - npo_safetensors_at(r->file, 0)] = true;
+    if (!has_shape(r, &s))
+        npo_complain_shape(&r->complaints, name, s.tensor->ndim, s.tensor->dims, s.ndim, s.dims);
+    else if (!npo_tensor_is_float(s.tensor))
+        npo_complain(&r->complaints, NPO_E_TYPE, "'%s': dtype %s, expected F32, F16 or BF16", name,
+                     npo_tensor_dtype_name(s.tensor->dtype));
 }
 
 static bool is_ignored(const npo_weights_map *map, const char *name)
 {
+    const char *prefix = map->single ? npo_single_prefix(map->single->part) : "";
+    if (!has_prefix(name, prefix)) /* of another part */
+        return true;
     for (const char *const *ignore = map->ignore; ignore && *ignore; ignore++)
-        if (strcmp(*ignore, name) == 0)
+        if (strcmp(*ignore, name + strlen(prefix)) == 0)
             return true;
     return false;
 }
 
-/* The layout's tensor for a file's name. */
-static const npo_param_info *find_param(const npo_layout *layout, const npo_weights_map *map,
-                                        size_t skip, const char *name)
+static void check_unexpected(reading *r)
 {
-    char buffer[NPO_PARAM_NAME_MAX];
-    const npo_param_info *info = npo_layout_find(layout, name);
-    for (const npo_weights_older *o = map->older; !info && o && o->part; o++)
-        if (rename_part(name, o->older, o->part, buffer))
-            info = npo_layout_find(layout, buffer);
-    if (info || !skip)
-        return info;
-    int len = snprintf(buffer, sizeof buffer, "%s%s", map->optional_prefix, name);
-    return len < (int)sizeof buffer ? npo_layout_find(layout, buffer) : NULL;
-}
-
-static void check_unexpected(const npo_safetensors *file, const npo_layout *layout,
-                             const npo_weights_map *map, size_t skip, complaints *ret_all)
-{
-    char text[256];
-    for (size_t i = 0; i < npo_safetensors_count(file); i++) {
-        const char *name = npo_safetensors_at(file, i)->name;
-        if (find_param(layout, map, skip, name) || is_ignored(map, name))
-            continue;
-        snprintf(text, sizeof text, "'%.200s': unexpected", name);
-        complain(ret_all, NPO_E_USAGE, text);
+    for (size_t i = 0; i < npo_safetensors_count(r->file); i++) {
+        const char *name = npo_safetensors_at(r->file, i)->name;
+        if (!r->used[i] && !is_ignored(r->map, name))
+            npo_complain(&r->complaints, NPO_E_USAGE, "'%.200s': unexpected", name);
     }
 }
 
 /* ---- reading ---- */
 
+/* to: [rows,cols], stored as [cols,rows]. */
+static npo_err read_transposed(const npo_tensor *tensor, const int64_t *dims, float *to,
+                               npo_error *error)
+{
+    float block[TRANSPOSE_BLOCK];
+    size_t stored_cols = (size_t)dims[1], cols = (size_t)dims[0];
+    for (size_t at = 0, n; at < tensor->count; at += n) {
+        n = tensor->count - at < TRANSPOSE_BLOCK ? tensor->count - at : TRANSPOSE_BLOCK;
+        NPO_TRY(npo_tensor_read_finite(tensor, at, n, block, error));
+        for (size_t i = 0; i < n; i++)
+            to[(at + i) % stored_cols * cols + (at + i) / stored_cols] = block[i];
+    }
+    return NPO_OK;
+}
+
+static npo_err read_tensor(const reading *r, const npo_param_info *info, float *to,
+                           npo_error *error)
+{
+    stored s = find_stored(r, info);
+    size_t first = s.place.third ? (size_t)(s.place.third - 1) * info->count : 0;
+    NPO_TRY(s.place.transposed ? read_transposed(s.tensor, s.dims, to, error)
+                               : npo_tensor_read_finite(s.tensor, first, info->count, to, error));
+    npo_tensor_release(s.tensor);
+    return NPO_OK;
+}
+
 npo_err npo_weights_read(const npo_safetensors *file, const npo_weights_map *map,
                          npo_params *params, npo_error *error)
 {
-    complaints all = {0};
     const npo_layout *layout = npo_params_layout(params);
-    map = map ? map : &no_map;
-    size_t skip = skipped_prefix(file, map);
+    const char *path = npo_safetensors_path(file);
+    size_t count = npo_safetensors_count(file);
+    reading r = {.file = file, .map = map ? map : &no_map};
+    r.skip = skipped_prefix(file, r.map);
+    r.used = calloc(count ? count : 1, sizeof *r.used);
+    if (!r.used)
+        return npo_error_set(error, NPO_E_NOMEM, "cannot load '%s': out of memory", path);
     for (size_t i = 0; i < npo_layout_count(layout); i++)
-        check_tensor(file, npo_layout_at(layout, i), map, skip, &all);
-    check_unexpected(file, layout, map, skip, &all);
-    NPO_TRY(finish(&all, npo_safetensors_path(file), error));
+        check_tensor(&r, npo_layout_at(layout, i));
+    check_unexpected(&r);
+    free(r.used);
+    NPO_TRY(npo_complaints_finish(&r.complaints, path, error));
     float *data = npo_params_edit(params);
     for (size_t i = 0; i < npo_layout_count(layout); i++) {
         const npo_param_info *info = npo_layout_at(layout, i);
-        const npo_tensor *tensor = find_tensor(file, map, stored_name(info, map, skip));
-        npo_tensor_read_f32(tensor, 0, info->count, data + info->offset);
+        npo_err err = read_tensor(&r, info, data + info->offset, error);
+        if (err)
+            return npo_error_prefix(error, err, "cannot load '%s'", path);
     }
     return NPO_OK;
 }

@@ -4,6 +4,7 @@
 
 #include "kernels/params.h"
 #include "worker/model/files/safetensors.h"
+#include "worker/model/files/single_name.h"
 
 /* A part of tensor names that older files write otherwise: ".to_q." was ".query.". */
 typedef struct {
@@ -21,12 +22,16 @@ typedef struct {
     const char *reshaped; /* its name, or NULL */
     int reshaped_ndim;
     int64_t reshaped_dims[NPO_PARAM_DIMS_MAX];
+    /* The file is a single-file checkpoint, of which this part is read: names lead to the file's,
+     * `ignore` has them without the part's prefix, and shapes may differ by ones at the end. */
+    const npo_single_names *single;
 } npo_weights_map;
 
 /* Fills params (every tensor of its layout) from the file; f16 and bf16 are widened. Otherwise
  * names every missing, unexpected and misshaped tensor, as far as the sentence has room ("and 12
  * more"), and leaves params as they are. map may be NULL. Errors: NPO_E_SHAPE, NPO_E_NOT_FOUND,
- * NPO_E_USAGE (unexpected), NPO_E_TYPE (an integer tensor). */
+ * NPO_E_USAGE (unexpected), NPO_E_TYPE (an integer tensor); NPO_E_RANGE for a value that is not
+ * finite, found while reading: params are filled in part then. */
 npo_err npo_weights_read(const npo_safetensors *file, const npo_weights_map *map,
                          npo_params *params, npo_error *error) NPO_MUST_CHECK;
 /* npo_safetensors_open, npo_weights_read. */
