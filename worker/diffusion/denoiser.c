@@ -23,14 +23,14 @@ const float *npo_prompts_row(const npo_prompts *prompts, int32_t id)
 }
 
 /* One micro-batch of `used` samples; the rest of its rows repeat the last. */
-static npo_err predict_part(npo_network_denoiser *d, int64_t used, const float *x, const int32_t *t,
+static npo_err predict_part(npo_network_denoiser *d, int64_t used, const float *x, const float *t,
                             const int32_t *prompt, float *ret_out, npo_error *error)
 {
     size_t floats = d->base.sample_floats, context_floats = d->prompts.floats;
     for (int64_t i = 0; i < d->micro_batch; i++) {
         int64_t from = i < used ? i : used - 1;
         memcpy(d->x + (size_t)i * floats, x + (size_t)from * floats, floats * sizeof *x);
-        d->t[i] = (float)t[from];
+        d->t[i] = t[from];
         if (context_floats)
             memcpy(d->context + (size_t)i * context_floats,
                    npo_prompts_row(&d->prompts, prompt[from]), context_floats * sizeof *x);
@@ -41,8 +41,8 @@ static npo_err predict_part(npo_network_denoiser *d, int64_t used, const float *
     return NPO_OK;
 }
 
-static npo_err predict(void *self, int64_t n, const float *x, const int32_t *t,
-                       const int32_t *prompt, float *ret_out, npo_error *error)
+static npo_err predict(void *self, int64_t n, const float *x, const float *t, const int32_t *prompt,
+                       float *ret_out, npo_error *error)
 {
     npo_network_denoiser *d = self;
     size_t floats = d->base.sample_floats;

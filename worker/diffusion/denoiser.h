@@ -23,9 +23,10 @@ const float *npo_prompts_row(const npo_prompts *prompts, int32_t id);
 typedef struct {
     void *self;
     size_t sample_floats; /* height * width * channels, the same for input and output */
-    /* x [n, sample_floats], t [n], prompt [n] ids -> ret_out [n, sample_floats], not x. n >= 0. */
-    npo_err (*predict)(void *self, int64_t n, const float *x, const int32_t *t,
-                       const int32_t *prompt, float *ret_out, npo_error *error);
+    /* x [n, sample_floats], t [n] (timesteps, not always whole), prompt [n] ids -> ret_out
+     * [n, sample_floats], not x. n >= 0. */
+    npo_err (*predict)(void *self, int64_t n, const float *x, const float *t, const int32_t *prompt,
+                       float *ret_out, npo_error *error);
 } npo_denoiser;
 
 /* A denoiser on a network. Batches are cut into micro-batches of one fixed size and the last is

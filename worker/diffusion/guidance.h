@@ -23,7 +23,7 @@ typedef struct {
 typedef struct {
     int64_t n;
     const float *x;
-    const int32_t *t;
+    const float *t;
     const int32_t *prompt, *negative_prompt;
     float *scratch;
 } npo_guidance_input;

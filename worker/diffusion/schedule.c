@@ -55,7 +55,7 @@ npo_err npo_schedule_config_read(const cJSON *json, const char *name,
                                  .beta_end = 0.02,
                                  .betas = NPO_BETAS_LINEAR,
                                  .prediction = NPO_PREDICT_EPSILON,
-                                 .spacing = NPO_SPACING_LEADING,
+                                 .spacing = NPO_SPACING_DEFAULT,
                                  .set_alpha_to_one = true,
                                  .clip_range = 1.0}};
     npo_err err =

@@ -11,12 +11,14 @@
 
 typedef enum { NPO_BETAS_LINEAR, NPO_BETAS_SCALED_LINEAR } npo_betas;
 typedef enum { NPO_PREDICT_EPSILON, NPO_PREDICT_V } npo_prediction;
-/* Where a sampler's timesteps lie. METHOD is the training method's own grid (npo_schedule_grid). */
+/* Where a sampler's timesteps lie. DEFAULT is each sampler's own; METHOD is the training method's
+ * own grid (npo_schedule_grid). */
 typedef enum {
     NPO_SPACING_LEADING,
     NPO_SPACING_TRAILING,
     NPO_SPACING_LINSPACE,
-    NPO_SPACING_METHOD
+    NPO_SPACING_METHOD,
+    NPO_SPACING_DEFAULT
 } npo_spacing;
 
 /* The keys of scheduler_config.json that matter here, with diffusers' defaults where a key is
@@ -26,7 +28,7 @@ typedef struct {
     double beta_start, beta_end;
     int betas;              /* npo_betas */
     int prediction;         /* npo_prediction */
-    int spacing;            /* npo_spacing, METHOD excepted */
+    int spacing;            /* npo_spacing, METHOD excepted; DEFAULT where the key is missing */
     int64_t steps_offset;   /* LEADING */
     bool set_alpha_to_one;  /* alpha_bar behind the last step: 1, else entry 0 */
     bool zero_terminal_snr; /* "rescale_betas_zero_snr" */

@@ -1,6 +1,6 @@
 #include "worker/tasks/watch.h"
 
-static npo_err predict(void *self, int64_t n, const float *x, const int32_t *t,
+static npo_err predict(void *self, int64_t n, const float *x, const float *t,
                        const int32_t *prompt, float *ret_out, npo_error *error)
 {
     npo_watch *watch = self;

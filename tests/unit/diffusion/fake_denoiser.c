@@ -8,7 +8,7 @@ double fake_denoiser_value(double x, double t, int32_t prompt)
     return 0.3 * x + 0.4 * sin(2 * x) + 0.1 * (t / 1000) + c;
 }
 
-static npo_err predict(void *self, int64_t n, const float *x, const int32_t *t,
+static npo_err predict(void *self, int64_t n, const float *x, const float *t,
                        const int32_t *prompt, float *ret_out, npo_error *error)
 {
     fake_denoiser *fake = self;

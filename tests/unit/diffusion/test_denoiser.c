@@ -26,14 +26,15 @@ static int teardown(void **state)
 }
 
 static float x[N * FLOATS], out[N * FLOATS], expected[N * FLOATS];
-static int32_t t[N], prompt[N];
+static float t[N];
+static int32_t prompt[N];
 
 static void fill_inputs(void)
 {
     npo_rng rng = npo_rng_stream(2, NPO_RNG_SAMPLE_NOISE, 0, 0);
     npo_rng_gaussians(&rng, N * FLOATS, x);
     for (int i = 0; i < N; i++) {
-        t[i] = 140 * i;
+        t[i] = 140.25f * (float)i; /* Euler's timesteps lie between whole ones */
         prompt[i] = i % (SMALL_PROMPTS + 1) - 1;
     }
 }
@@ -49,7 +50,7 @@ static npo_network_denoiser *make(int64_t micro_batch)
 }
 
 static void predict(npo_network_denoiser *denoiser, int64_t n, const float *from,
-                    const int32_t *times, const int32_t *prompts, float *to)
+                    const float *times, const int32_t *prompts, float *to)
 {
     npo_error error = {0};
     const npo_denoiser *d = npo_network_denoiser_get(denoiser);
@@ -69,7 +70,7 @@ static void test_denoiser_feeds_the_network(void **state)
         float context[MICRO * SMALL_TOKENS * SMALL_CONTEXT];
         for (int k = 0; k < MICRO; k++) {
             memcpy(one_x + k * FLOATS, x + i * FLOATS, FLOATS * sizeof *x);
-            times[k] = (float)t[i];
+            times[k] = t[i];
             memcpy(context + k * SMALL_TOKENS * SMALL_CONTEXT,
                    npo_prompts_row(&unet.prompts, prompt[i]),
                    SMALL_TOKENS * SMALL_CONTEXT * sizeof *context);

@@ -9,7 +9,7 @@
 enum { N = 2, FLOATS = 4 };
 
 static const float samples[N * FLOATS] = {1.5f, -0.7f, 0.2f, -2.1f, 0.1f, 0.9f, -1.1f, 0.3f};
-static const int32_t timesteps[N] = {999, 40};
+static const float timesteps[N] = {999, 40};
 static const int32_t prompts[N] = {3, 5};
 static const int32_t empties[N] = {NPO_PROMPT_EMPTY, NPO_PROMPT_EMPTY};
 
@@ -66,7 +66,7 @@ static void test_guidance_mixes_two_networks(void **state)
 }
 
 /* A denoiser that returns stored values. */
-static npo_err stored(void *self, int64_t n, const float *x, const int32_t *t,
+static npo_err stored(void *self, int64_t n, const float *x, const float *t,
                       const int32_t *prompt, float *ret_out, npo_error *error)
 {
     memcpy(ret_out, self, (size_t)n * FLOATS * sizeof *ret_out);

@@ -21,6 +21,16 @@ static npo_schedule *make(npo_schedule_config config)
     return schedule;
 }
 
+static npo_err plan(const npo_schedule *schedule, npo_spacing spacing, int64_t steps,
+                    npo_sampler_step *ret_steps, npo_error *error)
+{
+    const npo_sampler_settings settings = {schedule, NPO_SAMPLER_DDIM, spacing, false, steps};
+    float start = 0;
+    npo_err err = npo_sampler_plan(&settings, ret_steps, &start, error);
+    assert_true(err || start == 1);
+    return err;
+}
+
 /* DDIMScheduler.set_timesteps of diffusers 0.42, 1000 training steps. */
 static void test_sampler_places_steps_as_diffusers(void **state)
 {
@@ -50,10 +60,9 @@ static void test_sampler_places_steps_as_diffusers(void **state)
         npo_schedule *schedule = make(config);
         npo_sampler_step steps[30];
         npo_error error = {0};
-        assert_int_equal(npo_sampler_plan(schedule, rows[i].spacing, rows[i].steps, steps, &error),
-                         NPO_OK);
+        assert_int_equal(plan(schedule, rows[i].spacing, rows[i].steps, steps, &error), NPO_OK);
         for (int k = 0; k < rows[i].steps; k++)
-            assert_int_equal(steps[k].t, rows[i].t[k]);
+            assert_true(steps[k].t == (float)rows[i].t[k]);
         npo_schedule_free(schedule);
     }
 }
@@ -63,10 +72,10 @@ static void test_sampler_method_grid_ends_at_entry_zero(void **state)
     npo_schedule *schedule = make(sd);
     npo_sampler_step steps[25];
     npo_error error = {0};
-    assert_int_equal(npo_sampler_plan(schedule, NPO_SPACING_METHOD, 25, steps, &error), NPO_OK);
+    assert_int_equal(plan(schedule, NPO_SPACING_METHOD, 25, steps, &error), NPO_OK);
     for (int k = 0; k < 25; k++) {
         int next = k < 24 ? (24 - k) * 40 - 1 : 0;
-        assert_int_equal(steps[k].t, (25 - k) * 40 - 1);
+        assert_true(steps[k].t == (float)((25 - k) * 40 - 1));
         assert_true(steps[k].alpha_bar_next == npo_schedule_alpha_bar(schedule, next));
     }
     npo_schedule_free(schedule);
@@ -84,11 +93,10 @@ static void test_sampler_last_step_goes_where_the_config_says(void **state)
         npo_sampler_step steps[10];
         npo_error error = {0};
         double first = npo_schedule_alpha_bar(schedule, 0);
-        assert_int_equal(npo_sampler_plan(schedule, NPO_SPACING_LEADING, 10, steps, &error),
-                         NPO_OK);
-        assert_int_equal(steps[8].t, 100);
+        assert_int_equal(plan(schedule, NPO_SPACING_LEADING, 10, steps, &error), NPO_OK);
+        assert_true(steps[8].t == 100);
         assert_true(steps[8].alpha_bar_next == first);
-        assert_int_equal(steps[9].t, 0);
+        assert_true(steps[9].t == 0);
         assert_true(steps[9].alpha_bar_next == (to_one ? 1 : first));
         npo_schedule_free(schedule);
     }
@@ -99,13 +107,10 @@ static void test_sampler_refuses_impossible_plans(void **state)
     npo_schedule *schedule = make(sd);
     npo_sampler_step steps[1000];
     npo_error error = {0};
-    assert_int_equal(npo_sampler_plan(schedule, NPO_SPACING_LEADING, 0, steps, &error),
-                     NPO_E_RANGE);
-    assert_int_equal(npo_sampler_plan(schedule, NPO_SPACING_LEADING, 1001, steps, &error),
-                     NPO_E_RANGE);
+    assert_int_equal(plan(schedule, NPO_SPACING_LEADING, 0, steps, &error), NPO_E_RANGE);
+    assert_int_equal(plan(schedule, NPO_SPACING_LEADING, 1001, steps, &error), NPO_E_RANGE);
     /* offset 1 leads beyond the last timestep */
-    assert_int_equal(npo_sampler_plan(schedule, NPO_SPACING_LEADING, 1000, steps, &error),
-                     NPO_E_RANGE);
+    assert_int_equal(plan(schedule, NPO_SPACING_LEADING, 1000, steps, &error), NPO_E_RANGE);
     assert_non_null(strstr(error.text, "steps_offset"));
     npo_schedule_free(schedule);
 }
@@ -142,11 +147,10 @@ static void test_sampler_trajectories_match_diffusers(void **state)
         float x[4];
         memcpy(x, start, sizeof x);
         fake_denoiser_init(&fake, 4);
-        const npo_sampler_options options = {.schedule = schedule,
-                                             .spacing = rows[i].spacing,
-                                             .steps = rows[i].steps,
-                                             .guidance = {&fake.base, &fake.base, 2, 0},
-                                             .interval_end = 1};
+        const npo_sampler_options options = {
+            .settings = {schedule, NPO_SAMPLER_DDIM, rows[i].spacing, false, rows[i].steps},
+            .guidance = {&fake.base, &fake.base, 2, 0},
+            .interval_end = 1};
         assert_int_equal(npo_sampler_run(&options, 1, x, prompt, NULL, &error), NPO_OK);
         for (int k = 0; k < 4; k++)
             if (fabs(x[k] - rows[i].expected[k]) > 2e-4 * fmax(1, fabs(rows[i].expected[k])))
@@ -167,11 +171,10 @@ static void test_sampler_leaves_out_what_has_no_weight(void **state)
     npo_error error = {0};
     float x[4] = {1, 2, 3, 4};
     fake_denoiser_init(&fake, 4);
-    npo_sampler_options options = {.schedule = schedule,
-                                   .spacing = NPO_SPACING_METHOD,
-                                   .steps = 25,
-                                   .guidance = {&fake.base, &fake.base, 0, 0},
-                                   .interval_end = 1};
+    npo_sampler_options options = {
+        .settings = {schedule, NPO_SAMPLER_DDIM, NPO_SPACING_METHOD, false, 25},
+        .guidance = {&fake.base, &fake.base, 0, 0},
+        .interval_end = 1};
     assert_int_equal(npo_sampler_run(&options, 1, x, prompt, NULL, &error), NPO_OK);
     assert_int_equal(fake.conditional, 25);
     assert_int_equal(fake.unconditional, 0);
@@ -201,13 +204,12 @@ static void test_sampler_ends_on_failures(void **state)
     int64_t last = -1;
     float x[4] = {1, 2, 3, 4};
     fake_denoiser_init(&fake, 4);
-    npo_sampler_options options = {.schedule = schedule,
-                                   .spacing = NPO_SPACING_METHOD,
-                                   .steps = 25,
-                                   .guidance = {&fake.base, &fake.base, 1, 0},
-                                   .interval_end = 1,
-                                   .on_step = stop_at_two,
-                                   .on_step_self = &last};
+    npo_sampler_options options = {
+        .settings = {schedule, NPO_SAMPLER_DDIM, NPO_SPACING_METHOD, false, 25},
+        .guidance = {&fake.base, &fake.base, 1, 0},
+        .interval_end = 1,
+        .on_step = stop_at_two,
+        .on_step_self = &last};
     assert_int_equal(npo_sampler_run(&options, 1, x, prompt, NULL, &error), NPO_E_CANCELLED);
     assert_int_equal(last, 2);
     options.on_step = NULL;
@@ -218,7 +220,7 @@ static void test_sampler_ends_on_failures(void **state)
     fake.scale = INFINITY;
     assert_int_equal(npo_sampler_run(&options, 1, x, prompt, NULL, &error), NPO_E_DIVERGED);
     assert_non_null(strstr(error.text, "999"));
-    options.steps = 0;
+    options.settings.steps = 0;
     assert_int_equal(npo_sampler_run(&options, 1, x, prompt, NULL, &error), NPO_E_RANGE);
     npo_schedule_free(schedule);
 }

@@ -171,7 +171,7 @@ static void test_schedule_config_reads_what_diffusers_writes(void **state)
     assert_int_equal(config.train_steps, 1000);
     assert_true(config.beta_start == 1e-4 && config.beta_end == 0.02 && config.set_alpha_to_one);
     assert_int_equal(config.betas, NPO_BETAS_LINEAR);
-    assert_int_equal(config.spacing, NPO_SPACING_LEADING);
+    assert_int_equal(config.spacing, NPO_SPACING_DEFAULT);
     assert_false(config.clip_sample);
 }
 

@@ -17,6 +17,7 @@ struct npo_trajectory {
     /* Scratch of rows_max rows. */
     float *x, *out, *mixed;      /* [rows_max, floats] the rows that take a step, packed */
     int32_t *t, *prompt, *empty; /* [rows_max] */
+    float *times;                /* [rows_max] t as the network takes it */
     int64_t *active;             /* [rows_max] pool rows that take this step */
     int32_t *index, *left;       /* [rows_max] grid index and steps to take */
 };
@@ -55,14 +56,16 @@ static npo_err alloc_scratch(npo_trajectory *trajectory)
     trajectory->out = calloc(values, sizeof *trajectory->out);
     trajectory->mixed = calloc(values, sizeof *trajectory->mixed);
     trajectory->t = calloc(rows, sizeof *trajectory->t);
+    trajectory->times = calloc(rows, sizeof *trajectory->times);
     trajectory->prompt = calloc(rows, sizeof *trajectory->prompt);
     trajectory->empty = calloc(rows, sizeof *trajectory->empty);
     trajectory->active = calloc(rows, sizeof *trajectory->active);
     trajectory->index = calloc(rows, sizeof *trajectory->index);
     trajectory->left = calloc(rows, sizeof *trajectory->left);
     bool is_complete = trajectory->grid && trajectory->x && trajectory->out && trajectory->mixed &&
-                       trajectory->t && trajectory->prompt && trajectory->empty &&
-                       trajectory->active && trajectory->index && trajectory->left;
+                       trajectory->t && trajectory->times && trajectory->prompt &&
+                       trajectory->empty && trajectory->active && trajectory->index &&
+                       trajectory->left;
     for (size_t i = 0; is_complete && i < rows; i++)
         trajectory->empty[i] = NPO_PROMPT_EMPTY;
     return is_complete ? NPO_OK : NPO_E_NOMEM;
@@ -105,6 +108,7 @@ void npo_trajectory_free(npo_trajectory *trajectory)
     free(trajectory->out);
     free(trajectory->mixed);
     free(trajectory->t);
+    free(trajectory->times);
     free(trajectory->prompt);
     free(trajectory->empty);
     free(trajectory->active);
@@ -205,10 +209,12 @@ static int64_t gather_active(npo_trajectory *trajectory, const npo_pool *pool, i
 static npo_err predict(npo_trajectory *trajectory, const npo_denoiser *target, double w, int64_t n,
                        npo_error *error)
 {
+    for (int64_t i = 0; i < n; i++)
+        trajectory->times[i] = (float)trajectory->t[i];
     const npo_guidance guidance = {.positive = target, .negative = target, .w = (float)w};
     const npo_guidance_input input = {.n = n,
                                       .x = trajectory->x,
-                                      .t = trajectory->t,
+                                      .t = trajectory->times,
                                       .prompt = trajectory->prompt,
                                       .negative_prompt = trajectory->empty,
                                       .scratch = trajectory->mixed};

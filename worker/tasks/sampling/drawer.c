@@ -64,9 +64,8 @@ npo_err npo_drawer_run(npo_drawer *drawer, const npo_drawing *drawing, float *re
     const npo_job_sample *sample = &drawer->ctx->task->spec->sample;
     assert((!drawing->two || drawer->negative) && drawing->n <= sample->batch);
     npo_sampler_options options = {
-        .schedule = drawer->setup->model->schedule,
-        .spacing = drawer->spacing,
-        .steps = sample->steps,
+        .settings = {drawer->setup->model->schedule, NPO_SAMPLER_DDIM, drawer->spacing, false,
+                     sample->steps},
         .interval_start = sample->interval_start,
         .interval_end = sample->interval_end,
         .guidance =
