@@ -9,13 +9,18 @@
 #include "kernels/op-table.h"
 #include "kernels/vec.h"
 
+/* The pass that packed weights are for. */
+typedef enum { NPO_PACK_FORWARD, NPO_PACK_BACKWARD, NPO_PACK_SIDES } npo_pack_side;
+
 /* One op of a planned graph. The device fills sizes (bytes) and state in op_prepare. */
 typedef struct {
     npo_op_desc desc;
     size_t saved;            /* from forward to backward (statistics); 0 where desc.keep is false */
     size_t scratch_forward;  /* during the call */
     size_t scratch_backward; /* during the call */
-    size_t packed;           /* weights in the device's layout, a copy for each set of parameters */
+    /* Weights (operand 1) in the device's layout, by the pass that reads them: op_pack fills a side
+     * before its pass, long before or just before. 0: the op reads in[1] itself. */
+    size_t packed_forward, packed_backward;
     void *state;
 } npo_op_work;
 
@@ -30,7 +35,7 @@ typedef struct {
     float *grad_in[NPO_OP_INPUTS_MAX];
     const float *grad_prev[NPO_OP_INPUTS_MAX];
     void *saved, *scratch;
-    const void *packed;
+    const void *packed; /* the pass's side */
 } npo_op_args;
 
 typedef struct {
@@ -48,7 +53,8 @@ typedef struct {
     bool (*op_fuses)(npo_backend *be, const npo_op_desc *desc, npo_op_kind add);
     npo_err (*op_prepare)(npo_backend *be, npo_op_work *work, npo_error *error);
     void (*op_finish)(npo_backend *be, npo_op_work *work);
-    npo_err (*op_pack)(npo_backend *be, const npo_op_work *work, const float *weight, void *packed);
+    npo_err (*op_pack)(npo_backend *be, const npo_op_work *work, npo_pack_side side,
+                       const float *weight, void *packed);
     npo_err (*op_forward)(npo_backend *be, const npo_op_work *work, const npo_op_args *args,
                           npo_error *error);
     npo_err (*op_backward)(npo_backend *be, const npo_op_work *work, const npo_op_args *args,

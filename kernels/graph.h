@@ -53,9 +53,14 @@ bool npo_graph_failed(const npo_graph *graph);
 
 /* ---- planning ---- */
 
+enum { NPO_PACKED_BYTES_DEFAULT = 256 << 20 };
+
 typedef struct {
     npo_value loss;   /* scalar to differentiate, NPO_VALUE_NONE: forward only */
     bool input_grads; /* also keep gradients of f32 inputs (tests) */
+    /* Bytes of weights in the device's layout that the graph may hold from run to run, 0:
+     * NPO_PACKED_BYTES_DEFAULT. What does not fit is packed layer by layer, just before its use. */
+    size_t packed_bytes;
 } npo_plan_options;
 
 typedef struct {

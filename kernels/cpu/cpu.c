@@ -244,10 +244,10 @@ static void cpu_op_finish(npo_backend *be, npo_op_work *work)
         op->finish(work);
 }
 
-static npo_err cpu_op_pack(npo_backend *be, const npo_op_work *work, const float *weight,
-                           void *packed)
+static npo_err cpu_op_pack(npo_backend *be, const npo_op_work *work, npo_pack_side side,
+                           const float *weight, void *packed)
 {
-    return ops[work->desc.kind]->pack(be->device, work, weight, packed);
+    return ops[work->desc.kind]->pack(be->device, work, side, weight, packed);
 }
 
 static npo_err cpu_op_forward(npo_backend *be, const npo_op_work *work, const npo_op_args *args,

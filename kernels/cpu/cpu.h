@@ -23,7 +23,8 @@ typedef struct {
     bool (*fuses)(const npo_cpu *cpu, const npo_op_desc *desc, npo_op_kind add);
     npo_err (*prepare)(const npo_cpu *cpu, npo_op_work *work, npo_error *error);
     void (*finish)(npo_op_work *work);
-    npo_err (*pack)(const npo_cpu *cpu, const npo_op_work *work, const float *weight, void *packed);
+    npo_err (*pack)(const npo_cpu *cpu, const npo_op_work *work, npo_pack_side side,
+                    const float *weight, void *packed);
     npo_err (*forward)(const npo_cpu *cpu, const npo_op_work *work, const npo_op_args *args,
                        npo_error *error);
     npo_err (*backward)(const npo_cpu *cpu, const npo_op_work *work, const npo_op_args *args,

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NO_SPAN = -1, SPANS_PER_NODE = 4 + NPO_OP_INPUTS_MAX };
+enum { NO_SPAN = -1, SPANS_PER_NODE = 4 + NPO_PACK_SIDES + NPO_OP_INPUTS_MAX };
 
 typedef struct {
     bool needs_grad; /* depends on something that is trained, or on an input with input_grads */
@@ -59,6 +59,11 @@ static int backward_step(const plan *p, int node)
 static size_t bytes_of(const npo_shape *shape)
 {
     return (size_t)npo_shape_count(shape) * 4;
+}
+
+static size_t round_bytes(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
 }
 
 /* ---- what is needed ---- */
@@ -225,7 +230,7 @@ static npo_place scratch(plan *p, size_t bytes, int step)
 static npo_place add_private(plan *p, const npo_shape *shape)
 {
     npo_place place = {NPO_PLACE_PRIVATE, p->private_bytes};
-    p->private_bytes += (bytes_of(shape) + 63) / 64 * 64;
+    p->private_bytes += round_bytes(bytes_of(shape));
     return place;
 }
 
@@ -310,7 +315,6 @@ static void place_steps(plan *p)
 static npo_err prepare_ops(plan *p, npo_error *error)
 {
     npo_graph *g = p->graph;
-    size_t packed = 0;
     for (int i = 0; i < p->n; i++) {
         npo_graph_step *step = &g->steps[i];
         step->work = (npo_op_work){.desc = g->nodes[i].desc};
@@ -318,16 +322,50 @@ static npo_err prepare_ops(plan *p, npo_error *error)
             continue;
         NPO_TRY(g->backend->ops->op_prepare(g->backend, &step->work, error));
         step->prepared = true;
-        step->packed = packed;
-        packed += (step->work.packed + 63) / 64 * 64;
         int end = step->work.desc.keep ? backward_step(p, i) : i;
         if (step->work.saved)
             step->saved = in_span(add_span(p, step->work.saved, i, end));
         if (step->forward)
             step->scratch_forward = scratch(p, step->work.scratch_forward, i);
     }
-    g->slot_bytes = packed;
     return NPO_OK;
+}
+
+/* ---- packed weights ---- */
+
+/* Slots hold whole sets of weights. A graph that trains sees a new version of one set each time;
+ * one that only infers alternates between a few sets (two networks of a guidance, and one spare).
+ * Without a slot weights are packed in the arena for the time of a call. */
+static void choose_slots(plan *p)
+{
+    npo_graph *g = p->graph;
+    size_t bytes = 0;
+    for (int i = 0; i < p->n; i++)
+        bytes += round_bytes(g->steps[i].work.packed_forward) +
+                 round_bytes(g->steps[i].work.packed_backward);
+    size_t limit = p->options->packed_bytes ? p->options->packed_bytes : NPO_PACKED_BYTES_DEFAULT;
+    size_t wanted = p->options->loss != NPO_VALUE_NONE ? 1 : NPO_PACK_SLOTS_MAX;
+    size_t most = bytes ? limit / bytes : 0;
+    g->slot_count = most < wanted ? most : wanted;
+    g->slot_bytes = g->slot_count ? bytes : 0;
+}
+
+static void place_packed(plan *p)
+{
+    npo_graph *g = p->graph;
+    size_t offset = 0;
+    choose_slots(p);
+    for (int i = 0; i < p->n; i++) {
+        npo_graph_step *step = &g->steps[i];
+        const size_t bytes[] = {step->work.packed_forward, step->work.packed_backward};
+        const int times[] = {i, backward_step(p, i)};
+        for (int side = 0; side < NPO_PACK_SIDES; side++) {
+            step->packed[side] = g->slot_count && bytes[side]
+                                     ? (npo_place){NPO_PLACE_SLOT, offset}
+                                     : scratch(p, bytes[side], times[side]);
+            offset += round_bytes(bytes[side]);
+        }
+    }
 }
 
 /* ---- gradients ---- */
@@ -436,9 +474,15 @@ static void resolve_places(plan *p)
         resolve(p, &npo_graph_at(g, (npo_value)v)->place);
     for (int i = 0; i < p->n; i++) {
         npo_graph_step *s = &g->steps[i];
-        npo_place *const single[] = {
-            &s->out,   &s->fused_channels,  &s->fused_add,       &s->grad_out,
-            &s->saved, &s->scratch_forward, &s->scratch_backward};
+        npo_place *const single[] = {&s->out,
+                                     &s->fused_channels,
+                                     &s->fused_add,
+                                     &s->grad_out,
+                                     &s->saved,
+                                     &s->scratch_forward,
+                                     &s->scratch_backward,
+                                     &s->packed[NPO_PACK_FORWARD],
+                                     &s->packed[NPO_PACK_BACKWARD]};
         for (size_t k = 0; k < sizeof single / sizeof *single; k++)
             resolve(p, single[k]);
         for (int k = 0; k < NPO_OP_INPUTS_MAX; k++) {
@@ -450,15 +494,10 @@ static void resolve_places(plan *p)
     resolve(p, &g->loss_grad);
 }
 
-/* A graph that trains sees a new version of one set each time; one that only infers alternates
- * between a few sets (two networks of a guidance, and one spare). */
 static npo_err allocate(plan *p, npo_error *error)
 {
     npo_graph *g = p->graph;
     const npo_backend_ops *ops = g->backend->ops;
-    g->slot_count = !g->slot_bytes                       ? 0
-                    : p->options->loss != NPO_VALUE_NONE ? 1
-                                                         : NPO_PACK_SLOTS_MAX;
     size_t arena = 0;
     npo_err err = npo_arena_pack(p->spans, (size_t)p->span_count, &arena);
     if (!err)
@@ -541,6 +580,7 @@ static npo_err make_plan(plan *p, npo_error *error)
     place_activations(p);
     place_steps(p);
     NPO_TRY(prepare_ops(p, error));
+    place_packed(p);
     place_gradients(p);
     NPO_TRY(allocate(p, error));
     resolve_places(p);

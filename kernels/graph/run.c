@@ -8,6 +8,7 @@ typedef struct {
     npo_graph *graph;
     const float *params;
     float *grads;
+    const npo_pack_slot *slot; /* NULL: weights are packed as they are needed */
 } run;
 
 static void *at(const run *r, npo_place place)
@@ -18,6 +19,7 @@ static void *at(const run *r, npo_place place)
         [NPO_PLACE_PRIVATE] = r->graph->memory,
         [NPO_PLACE_PARAM] = (char *)r->params,
         [NPO_PLACE_GRAD] = (char *)r->grads,
+        [NPO_PLACE_SLOT] = r->slot ? r->slot->memory : NULL,
     };
     return place.region == NPO_PLACE_NONE ? NULL : bases[place.region] + place.offset;
 }
@@ -66,24 +68,27 @@ const float *npo_graph_output_data(npo_graph *graph, const char *name, npo_shape
 
 /* ---- packed weights ---- */
 
-static npo_err pack_all(const run *r, npo_pack_slot *slot)
+static npo_err pack(const run *r, const npo_graph_step *step, npo_pack_side side)
+{
+    npo_backend *be = r->graph->backend;
+    return be->ops->op_pack(be, &step->work, side, at(r, step->in[1]), at(r, step->packed[side]));
+}
+
+static npo_err pack_all(const run *r)
 {
     npo_graph *g = r->graph;
-    for (size_t i = 0; i < g->node_count; i++) {
-        const npo_graph_step *step = &g->steps[i];
-        if (step->prepared && step->work.packed)
-            NPO_TRY(g->backend->ops->op_pack(g->backend, &step->work, at(r, step->in[1]),
-                                             (char *)slot->memory + step->packed));
-    }
+    for (size_t i = 0; i < g->node_count; i++)
+        for (int side = 0; side < NPO_PACK_SIDES; side++)
+            if (g->steps[i].packed[side].region == NPO_PLACE_SLOT)
+                NPO_TRY(pack(r, &g->steps[i], (npo_pack_side)side));
     return NPO_OK;
 }
 
 /* The slot that holds this version of the weights; packs them where none does, in place of those
  * that have not been used for longest. */
-static npo_err find_slot(const run *r, uint64_t version, const npo_pack_slot **ret_slot)
+static npo_err find_slot(run *r, uint64_t version)
 {
     npo_graph *g = r->graph;
-    *ret_slot = NULL;
     if (!g->slot_count)
         return NPO_OK;
     npo_pack_slot *slot = &g->slots[0];
@@ -97,19 +102,20 @@ static npo_err find_slot(const run *r, uint64_t version, const npo_pack_slot **r
             slot = other;
     }
     slot->used = ++g->slot_clock;
-    *ret_slot = slot;
+    r->slot = slot;
     if (slot->version == version)
         return NPO_OK;
     slot->version = 0;
-    NPO_TRY(pack_all(r, slot));
+    NPO_TRY(pack_all(r));
     slot->version = version;
     return NPO_OK;
 }
 
 /* ---- the passes ---- */
 
-static void fill_args(const run *r, const npo_graph_step *step, const npo_pack_slot *slot,
-                      npo_op_args *args)
+/* Arguments of a pass, its side of the weights packed. */
+static npo_err fill_args(const run *r, const npo_graph_step *step, npo_pack_side side,
+                         npo_op_args *args)
 {
     *args = (npo_op_args){
         .out = at(r, step->out),
@@ -117,25 +123,28 @@ static void fill_args(const run *r, const npo_graph_step *step, const npo_pack_s
         .fused_add = at(r, step->fused_add),
         .saved = at(r, step->saved),
         .scratch = at(r, step->scratch_forward),
-        .packed = slot ? (char *)slot->memory + step->packed : NULL,
+        .packed = at(r, step->packed[side]),
     };
     for (int k = 0; k < NPO_OP_INPUTS_MAX; k++)
         args->in[k] = at(r, step->in[k]);
+    return step->packed[side].region == NPO_PLACE_ARENA ? pack(r, step, side) : NPO_OK;
 }
 
-static npo_err run_forward(const run *r, uint64_t version, npo_error *error)
+static npo_err explain_packing(npo_err err, npo_error *error)
+{
+    return err ? npo_error_set(error, err, "cannot pack weights: %s", npo_err_text(err)) : NPO_OK;
+}
+
+static npo_err run_forward(run *r, uint64_t version, npo_error *error)
 {
     npo_graph *g = r->graph;
-    const npo_pack_slot *slot;
-    npo_err err = find_slot(r, version, &slot);
-    if (err)
-        return npo_error_set(error, err, "cannot pack weights: %s", npo_err_text(err));
+    NPO_TRY(explain_packing(find_slot(r, version), error));
     for (size_t i = 0; i < g->node_count; i++) {
         const npo_graph_step *step = &g->steps[i];
         npo_op_args args;
         if (!step->forward)
             continue;
-        fill_args(r, step, slot, &args);
+        NPO_TRY(explain_packing(fill_args(r, step, NPO_PACK_FORWARD, &args), error));
         NPO_TRY(g->backend->ops->op_forward(g->backend, &step->work, &args, error));
     }
     return NPO_OK;
@@ -158,13 +167,10 @@ npo_err npo_graph_forward(npo_graph *graph, const npo_params *params, npo_error 
     return NPO_OK;
 }
 
-static npo_err run_backward(const run *r, float scale, npo_error *error)
+static npo_err run_backward(run *r, float scale, npo_error *error)
 {
     npo_graph *g = r->graph;
-    const npo_pack_slot *slot;
-    npo_err err = find_slot(r, g->forward_version, &slot);
-    if (err)
-        return npo_error_set(error, err, "cannot pack weights: %s", npo_err_text(err));
+    NPO_TRY(explain_packing(find_slot(r, g->forward_version), error));
     if (g->loss_grad.region != NPO_PLACE_NONE)
         g->backend->ops->put(g->backend, scale, at(r, g->loss_grad));
     for (size_t i = g->node_count; i-- > 0;) {
@@ -172,7 +178,7 @@ static npo_err run_backward(const run *r, float scale, npo_error *error)
         npo_op_args args;
         if (!step->backward)
             continue;
-        fill_args(r, step, slot, &args);
+        NPO_TRY(explain_packing(fill_args(r, step, NPO_PACK_BACKWARD, &args), error));
         args.scratch = at(r, step->scratch_backward);
         args.grad_out = at(r, step->grad_out);
         for (int k = 0; k < NPO_OP_INPUTS_MAX; k++) {
@@ -195,7 +201,7 @@ npo_err npo_graph_backward(npo_graph *graph, const npo_params *params, float sca
         return npo_error_set(error, NPO_E_STATE,
                              "backward without a forward of the same graph and "
                              "parameters just before");
-    run r = {graph, npo_params_data(params), npo_params_edit(grads)};
+    run r = {.graph = graph, .params = npo_params_data(params), .grads = npo_params_edit(grads)};
     be->ops->enter(be);
     npo_err err = run_backward(&r, scale, error);
     be->ops->leave(be);

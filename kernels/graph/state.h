@@ -17,6 +17,7 @@ typedef enum {
     NPO_PLACE_PRIVATE, /* the graph's own memory */
     NPO_PLACE_PARAM,   /* the run's parameter set */
     NPO_PLACE_GRAD,    /* the run's gradient set */
+    NPO_PLACE_SLOT,    /* weights kept packed for this version of the parameters */
 } npo_region;
 
 typedef struct {
@@ -54,7 +55,7 @@ typedef struct {
     npo_place fused_channels, fused_add;
     npo_place grad_out, grad_in[NPO_OP_INPUTS_MAX], grad_prev[NPO_OP_INPUTS_MAX];
     npo_place saved, scratch_forward, scratch_backward;
-    size_t packed; /* offset in a pack slot */
+    npo_place packed[NPO_PACK_SIDES]; /* in a slot, or in the arena during the call */
 } npo_graph_step;
 
 typedef struct {
@@ -62,7 +63,7 @@ typedef struct {
     npo_value value;
 } npo_graph_name;
 
-/* Packed weights of one version of a parameter set. */
+/* Packed weights of one version of a parameter set: both sides of every op. */
 typedef struct {
     uint64_t version; /* 0: empty */
     uint64_t used;    /* for choosing the oldest */

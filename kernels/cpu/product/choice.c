@@ -29,9 +29,10 @@ static void finish(npo_op_work *work)
         engine_of(work)->finish(work);
 }
 
-static npo_err pack(const npo_cpu *cpu, const npo_op_work *work, const float *weight, void *packed)
+static npo_err pack(const npo_cpu *cpu, const npo_op_work *work, npo_pack_side side,
+                    const float *weight, void *packed)
 {
-    return engine_of(work)->pack(cpu, work, weight, packed);
+    return engine_of(work)->pack(cpu, work, side, weight, packed);
 }
 
 static npo_err forward(const npo_cpu *cpu, const npo_op_work *work, const npo_op_args *args,

@@ -1,8 +1,8 @@
 /* Convolution and linear layers by oneDNN, in f32: the engine for large weights.
  *
  * Activations keep their plain order, channels last; weights are handed over in the layout that
- * oneDNN prefers for each pass, packed once for each version of the parameters. A convolution of
- * 1x1 with stride 1 is a linear layer over positions. */
+ * oneDNN prefers for each pass. A convolution of 1x1 with stride 1 is a linear layer over
+ * positions. */
 #include "kernels/cpu/product/dnnl-call.h"
 #include "kernels/cpu/product/engine.h"
 #include "kernels/cpu/product/geometry.h"
@@ -14,8 +14,7 @@ typedef struct {
     const npo_product_engine *engine;
     npo_dnnl_call forward, backward_data, backward_weights;
     npo_dnnl_call pack_forward, pack_backward, unpack;
-    size_t packed_backward; /* offset of the weights for backward_data */
-    size_t grad_weights;    /* bytes in oneDNN's layout */
+    size_t grad_weights; /* bytes in oneDNN's layout */
 } product_state;
 
 /* What both ops come down to. */
@@ -141,12 +140,12 @@ static const int *without_bias(const int *names, bool has_bias, int shorter[5])
     return shorter;
 }
 
-/* The packed copy of the weights that a pass reads: none where it takes the published order. */
+/* The packed copy of the weights that a pass reads. */
 static npo_err add_packing(const npo_cpu *cpu, const dnnl_geometry *g,
-                           const dnnl_memory_desc_t *wanted, npo_op_work *work,
-                           npo_dnnl_call *ret_pack)
+                           const dnnl_memory_desc_t *wanted, npo_dnnl_call *ret_pack,
+                           size_t *ret_bytes)
 {
-    work->packed = round_bytes(work->packed + dnnl_memory_desc_get_size(wanted));
+    *ret_bytes = round_bytes(dnnl_memory_desc_get_size(wanted));
     return npo_dnnl_reorder_init(ret_pack, cpu, &g->weight_user, wanted, false);
 }
 
@@ -156,9 +155,8 @@ static npo_err prepare_data(const npo_cpu *cpu, const dnnl_geometry *g, npo_op_w
     product_state *state = work->state;
     dnnl_primitive_desc_t desc;
     NPO_TRY(make_desc(cpu, g, BACKWARD_DATA, true, hint, &desc));
-    state->packed_backward = work->packed;
-    npo_err err =
-        add_packing(cpu, g, npo_dnnl_md(desc, DNNL_ARG_WEIGHTS), work, &state->pack_backward);
+    npo_err err = add_packing(cpu, g, npo_dnnl_md(desc, DNNL_ARG_WEIGHTS), &state->pack_backward,
+                              &work->packed_backward);
     if (err) {
         dnnl_primitive_desc_destroy(desc);
         return err;
@@ -197,7 +195,8 @@ static npo_err prepare_passes(const npo_cpu *cpu, const dnnl_geometry *g, npo_op
     NPO_TRY(make_desc(cpu, g, FORWARD, work->desc.keep, NULL, &desc));
     npo_err err = dnnl_primitive_desc_clone(&hint, desc) == dnnl_success ? NPO_OK : NPO_E_NOMEM;
     if (!err)
-        err = add_packing(cpu, g, npo_dnnl_md(desc, DNNL_ARG_WEIGHTS), work, &state->pack_forward);
+        err = add_packing(cpu, g, npo_dnnl_md(desc, DNNL_ARG_WEIGHTS), &state->pack_forward,
+                          &work->packed_forward);
     if (err)
         dnnl_primitive_desc_destroy(desc);
     else
@@ -257,16 +256,13 @@ static npo_err product_prepare(const npo_cpu *cpu, npo_op_work *work, npo_error 
 
 /* ---- running ---- */
 
-static npo_err product_pack(const npo_cpu *cpu, const npo_op_work *work, const float *weight,
-                            void *packed)
+static npo_err product_pack(const npo_cpu *cpu, const npo_op_work *work, npo_pack_side side,
+                            const float *weight, void *packed)
 {
     const product_state *state = work->state;
     void *data[] = {(void *)weight, packed};
-    NPO_TRY(npo_dnnl_call_run(&state->pack_forward, cpu, data, NULL));
-    if (!state->pack_backward.primitive)
-        return NPO_OK;
-    data[1] = (char *)packed + state->packed_backward;
-    return npo_dnnl_call_run(&state->pack_backward, cpu, data, NULL);
+    return npo_dnnl_call_run(
+        side == NPO_PACK_FORWARD ? &state->pack_forward : &state->pack_backward, cpu, data, NULL);
 }
 
 static npo_err explain(npo_err err, const npo_op_work *work, npo_error *error)
@@ -291,7 +287,7 @@ static npo_err run_data(const npo_cpu *cpu, const npo_op_work *work, const npo_o
     const product_state *state = work->state;
     size_t n = (size_t)npo_shape_count(&work->desc.in[0]);
     float *target = args->grad_prev[0] == args->grad_in[0] ? extra : args->grad_in[0];
-    void *data[] = {(void *)args->grad_out, (char *)args->packed + state->packed_backward, target};
+    void *data[] = {(void *)args->grad_out, (void *)args->packed, target};
     NPO_TRY(npo_dnnl_call_run(&state->backward_data, cpu, data, pad));
     if (args->grad_prev[0])
         npo_cpu_accumulate(cpu, n, 1, target, args->grad_prev[0], args->grad_in[0]);

@@ -12,7 +12,6 @@ enum { F = sizeof(float) };
 typedef struct {
     const npo_product_engine *engine;
     npo_product_geometry g;
-    size_t packed_backward; /* offset in floats */
     /* Scratch of a thread, in floats: frames of both kinds, sums of weights, of the bias. */
     size_t at_backward, at_sums, at_bias, per_thread;
 } own_state;
@@ -45,32 +44,27 @@ static npo_err own_prepare(const npo_cpu *cpu, npo_op_work *work, npo_error *err
     npo_product_geometry *g = &s->g;
     *g = npo_product_geometry_of(&work->desc, (size_t)cpu->threads);
     size_t taps = g->kernel_height * g->kernel_width, out = round_floats(g->out);
-    s->packed_backward = round_floats(cpu->k->packed_floats(taps * g->in, g->out));
-    size_t packed = s->packed_backward;
-    if (work->desc.want & 1)
-        packed += cpu->k->packed_floats(taps * g->out, g->in);
     s->at_backward = frame_floats(&g->forward) + out;
     s->at_sums = s->at_backward + frame_floats(&g->backward);
     s->at_bias = s->at_sums + (work->desc.want & 2 ? taps * g->in * out : 0);
     s->per_thread = s->at_bias + 3 * out;
-    work->packed = packed * F;
+    work->packed_forward = cpu->k->packed_floats(taps * g->in, g->out) * F;
+    if (work->desc.want & 1)
+        work->packed_backward = cpu->k->packed_floats(taps * g->out, g->in) * F;
     work->scratch_forward = (size_t)cpu->threads * s->at_backward * F;
     work->scratch_backward = (size_t)cpu->threads * s->per_thread * F;
     return NPO_OK;
 }
 
-static npo_err own_pack(const npo_cpu *cpu, const npo_op_work *work, const float *weight,
-                        void *packed)
+static npo_err own_pack(const npo_cpu *cpu, const npo_op_work *work, npo_pack_side side,
+                        const float *weight, void *packed)
 {
     const own_state *s = work->state;
+    const npo_weight_map *map = side == NPO_PACK_FORWARD ? &s->g.map : &s->g.map_backward;
     size_t parts = (size_t)npo_cpu_team(cpu, (size_t)npo_shape_count(&work->desc.in[1]));
 #pragma omp parallel for schedule(static) num_threads((int)parts)
-    for (size_t part = 0; part < parts; part++) {
-        cpu->k->pack_weights(&s->g.map, weight, packed, part, parts);
-        if (work->desc.want & 1)
-            cpu->k->pack_weights(&s->g.map_backward, weight, (float *)packed + s->packed_backward,
-                                 part, parts);
-    }
+    for (size_t part = 0; part < parts; part++)
+        cpu->k->pack_weights(map, weight, packed, part, parts);
     return NPO_OK;
 }
 
@@ -182,7 +176,7 @@ static void data_unit(const npo_cpu *cpu, const own_state *s, const npo_op_args 
         .a_line = line,
         .a_pixel = g->out,
         .a_run = line,
-        .packed = (const float *)args->packed + s->packed_backward,
+        .packed = args->packed,
         .add = npo_at(args->grad_prev[0], in),
         .c = args->grad_in[0] + in,
         .c_line = g->width * g->in,

@@ -1,14 +1,12 @@
 /* Recording, planning and running of graphs. */
 #include "tests/unit/cmocka.h"
 
-#include "kernels/op.h"
+#include "tests/unit/kernels/network.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static npo_backend *backend;
 
 /* ---- allocations that fail (linked with --wrap) ---- */
 
@@ -55,162 +53,6 @@ char *__wrap_strdup(const char *text)
     return may_allocate() ? __real_strdup(text) : NULL;
 }
 
-/* ---- a small network ---- */
-
-enum { SIDE = 6, IN = 16, WIDTH = 32 };
-
-typedef struct {
-    npo_layout *layout;
-    npo_graph *graph;
-    npo_params *params, *grads;
-    npo_plan_info info;
-    int64_t n;
-} network;
-
-static npo_value param(npo_graph *g, const char *name, int ndim, int64_t a, int64_t b, int64_t c,
-                       int64_t d)
-{
-    return npo_graph_param(g, name, ndim, (int64_t[]){a, b, c, d});
-}
-
-/* A residual block with a time embedding, attention and both kinds of join. named: all values can
- * be read afterwards, so that nothing is fused or written in place. */
-static npo_value record(npo_graph *g, int64_t n, bool named)
-{
-    static const npo_conv_options same = {1, 1, 1, 1, 1};
-    npo_value x = npo_graph_input(g, "x", NPO_F32, 4, (int64_t[]){n, SIDE, SIDE, IN});
-    npo_value t = npo_graph_input(g, "t", NPO_F32, 1, &n);
-    npo_value e = npo_op_timestep(g, t, 16, true, 0);
-    npo_value v[8];
-    e = npo_op_linear(g, e, param(g, "time.weight", 2, WIDTH, 16, 0, 0),
-                      param(g, "time.bias", 1, WIDTH, 0, 0, 0));
-    v[0] = npo_op_group_norm(g, x, param(g, "norm.weight", 1, IN, 0, 0, 0),
-                             param(g, "norm.bias", 1, IN, 0, 0, 0), 4, 1e-5f, NPO_ACT_SILU);
-    v[1] = npo_op_conv2d(g, v[0], param(g, "conv1.weight", 4, WIDTH, IN, 3, 3),
-                         param(g, "conv1.bias", 1, WIDTH, 0, 0, 0), same);
-    v[2] = npo_op_add_channels(g, v[1], npo_op_activation(g, e, NPO_ACT_SILU));
-    v[3] = npo_op_conv2d(g, x, param(g, "short.weight", 4, WIDTH, IN, 1, 1), NPO_VALUE_NONE,
-                         (npo_conv_options){1, 0, 0, 0, 0});
-    v[4] = npo_op_conv2d(g, v[2], param(g, "conv2.weight", 4, WIDTH, WIDTH, 3, 3), NPO_VALUE_NONE,
-                         same);
-    v[5] = npo_op_add(g, v[3], v[4]);
-    npo_value tokens = npo_op_reshape(g, v[5], 3, (int64_t[]){n, SIDE * SIDE, WIDTH});
-    npo_value q =
-        npo_op_linear(g, tokens, param(g, "q.weight", 2, WIDTH, WIDTH, 0, 0), NPO_VALUE_NONE);
-    v[6] = npo_op_attention(g, q, tokens, tokens, 2, false);
-    v[7] = npo_op_add(g, v[6], tokens);
-    for (int i = 0; named && i < 8; i++) {
-        char name[8];
-        snprintf(name, sizeof name, "v%d", i);
-        npo_graph_output(g, name, v[i]);
-    }
-    return npo_op_concat(g, v[7], npo_op_scale(g, v[7], 0.5f));
-}
-
-static void fill(float *x, size_t count, uint64_t seed, float scale)
-{
-    for (size_t i = 0; i < count; i++) {
-        seed = seed * 6364136223846793005u + 1442695040888963407u;
-        x[i] = scale * (float)((double)(int64_t)(seed >> 11) / (double)(1ull << 52) - 1);
-    }
-}
-
-typedef struct {
-    int64_t n;
-    bool loss, named, input_grads;
-    npo_layout *layout; /* NULL: a new one */
-} network_options;
-
-static void open_network(network *net, network_options o)
-{
-    *net = (network){.n = o.n};
-    npo_error error = {0};
-    if (o.layout)
-        net->layout = npo_layout_ref(o.layout);
-    else
-        assert_int_equal(npo_layout_new(&net->layout), NPO_OK);
-    assert_int_equal(npo_graph_new(backend, net->layout, &net->graph), NPO_OK);
-    npo_value y = record(net->graph, o.n, o.named), loss = NPO_VALUE_NONE;
-    npo_graph_output(net->graph, "y", y);
-    if (o.loss) {
-        const npo_shape *s = npo_graph_shape(net->graph, y);
-        loss = npo_op_mse_loss(net->graph, y,
-                               npo_graph_input(net->graph, "target", NPO_F32, s->ndim, s->dims));
-        npo_graph_output(net->graph, "loss", loss);
-    }
-    npo_plan_options plan = {.loss = loss, .input_grads = o.input_grads};
-    if (npo_graph_plan(net->graph, &plan, &net->info, &error))
-        fail_msg("%s", error.text);
-    assert_int_equal(npo_params_new(net->layout, &net->params), NPO_OK);
-    assert_int_equal(npo_params_new(net->layout, &net->grads), NPO_OK);
-}
-
-static void close_network(network *net)
-{
-    npo_params_free(net->params);
-    npo_params_free(net->grads);
-    npo_graph_free(net->graph);
-    npo_layout_unref(net->layout);
-}
-
-static void fill_params(npo_params *params, uint64_t seed)
-{
-    npo_layout *layout = npo_params_layout(params);
-    float *flat = npo_params_edit(params);
-    for (size_t i = 0; i < npo_layout_count(layout); i++) {
-        const npo_param_info *info = npo_layout_at(layout, i);
-        fill(flat + info->offset, info->count, seed + i, 0.3f);
-    }
-}
-
-/* Inputs of samples [first, first + n) of a batch that is the same for all tests. */
-static void feed(network *net, int64_t first)
-{
-    size_t x = SIDE * SIDE * IN, y = SIDE * SIDE * WIDTH * 2;
-    float *target = npo_graph_input_data(net->graph, "target");
-    for (int64_t i = 0; i < net->n; i++) {
-        uint64_t seed = (uint64_t)(first + i) * 1000;
-        fill((float *)npo_graph_input_data(net->graph, "x") + (size_t)i * x, x, seed + 1, 1);
-        ((float *)npo_graph_input_data(net->graph, "t"))[i] = (float)(first + i) * 10;
-        if (target)
-            fill(target + (size_t)i * y, y, seed + 2, 1);
-    }
-}
-
-static void forward(network *net, const npo_params *params)
-{
-    npo_error error = {0};
-    if (npo_graph_forward(net->graph, params, &error))
-        fail_msg("%s", error.text);
-}
-
-static void backward(network *net, float scale)
-{
-    npo_error error = {0};
-    if (npo_graph_backward(net->graph, net->params, scale, net->grads, &error))
-        fail_msg("%s", error.text);
-}
-
-static double largest_difference(const float *a, const float *b, size_t n)
-{
-    double largest = 0, worst = 0;
-    for (size_t i = 0; i < n; i++) {
-        largest = fmax(largest, fabs((double)b[i]));
-        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
-    }
-    return worst / largest;
-}
-
-static size_t output_floats(const network *net)
-{
-    return (size_t)net->n * SIDE * SIDE * WIDTH * 2;
-}
-
-static const float *output(const network *net)
-{
-    return npo_graph_output_data(net->graph, "y", NULL);
-}
-
 /* ---- running ---- */
 
 static void test_graph_adds_up_gradients_of_a_value_used_often(void **state)
@@ -230,7 +72,7 @@ static void test_graph_adds_up_gradients_of_a_value_used_often(void **state)
     assert_int_equal(npo_graph_plan(g, &options, NULL, NULL), NPO_OK);
     assert_int_equal(npo_params_new(layout, &empty), NPO_OK);
     assert_int_equal(npo_params_new(layout, &grads), NPO_OK);
-    fill(npo_graph_input_data(g, "x"), N, 5, 2);
+    network_fill(npo_graph_input_data(g, "x"), N, 5, 2);
     for (int run = 0; run < 2; run++) {
         assert_int_equal(npo_graph_forward(g, empty, NULL), NPO_OK);
         assert_int_equal(npo_graph_backward(g, empty, 1, grads, NULL), NPO_OK);
@@ -250,75 +92,76 @@ static void test_graph_adds_up_gradients_of_a_value_used_often(void **state)
 static void test_graph_adds_up_micro_batches_with_scale(void **state)
 {
     network whole, half;
-    open_network(&whole, (network_options){.n = 4, .loss = true});
-    open_network(&half, (network_options){.n = 2, .loss = true, .layout = whole.layout});
-    fill_params(whole.params, 3);
+    network_open(&whole, (network_options){.n = 4, .loss = true});
+    network_open(&half, (network_options){.n = 2, .loss = true, .layout = whole.layout});
+    network_fill_params(whole.params, 3);
     npo_params_copy(half.params, whole.params);
-    feed(&whole, 0);
-    forward(&whole, whole.params);
-    backward(&whole, 1);
+    network_feed(&whole, 0);
+    network_forward(&whole, whole.params);
+    network_backward(&whole, 1);
     for (int i = 0; i < 2; i++) {
-        feed(&half, 2 * i);
-        forward(&half, half.params);
-        backward(&half, 0.5f);
+        network_feed(&half, 2 * i);
+        network_forward(&half, half.params);
+        network_backward(&half, 0.5f);
     }
     size_t n = npo_layout_floats(whole.layout);
-    assert_true(largest_difference(npo_params_data(half.grads), npo_params_data(whole.grads), n) <
+    assert_true(network_difference(npo_params_data(half.grads), npo_params_data(whole.grads), n) <
                 2e-6);
-    close_network(&half);
-    close_network(&whole);
+    network_close(&half);
+    network_close(&whole);
 }
 
 static void test_graph_fusion_changes_no_result(void **state)
 {
     network fused, plain;
-    open_network(&fused, (network_options){.n = 3, .loss = true, .input_grads = true});
-    open_network(
+    network_open(&fused, (network_options){.n = 3, .loss = true, .input_grads = true});
+    network_open(
         &plain,
         (network_options){
             .n = 3, .loss = true, .named = true, .input_grads = true, .layout = fused.layout});
-    fill_params(fused.params, 8);
+    network_fill_params(fused.params, 8);
     npo_params_copy(plain.params, fused.params);
     network *nets[] = {&fused, &plain};
     for (int i = 0; i < 2; i++) {
-        feed(nets[i], 0);
-        forward(nets[i], nets[i]->params);
-        backward(nets[i], 1);
+        network_feed(nets[i], 0);
+        network_forward(nets[i], nets[i]->params);
+        network_backward(nets[i], 1);
     }
     size_t n = npo_layout_floats(fused.layout);
-    assert_true(largest_difference(output(&fused), output(&plain), output_floats(&fused)) < 1e-6);
-    assert_true(largest_difference(npo_params_data(fused.grads), npo_params_data(plain.grads), n) <
+    assert_true(network_difference(network_output(&fused), network_output(&plain),
+                                   network_output_floats(&fused)) < 1e-6);
+    assert_true(network_difference(npo_params_data(fused.grads), npo_params_data(plain.grads), n) <
                 2e-6);
-    assert_true(largest_difference(npo_graph_input_grad(fused.graph, "x"),
+    assert_true(network_difference(npo_graph_input_grad(fused.graph, "x"),
                                    npo_graph_input_grad(plain.graph, "x"),
                                    3 * SIDE * SIDE * IN) < 2e-6);
     assert_true(fused.info.arena_bytes < plain.info.arena_bytes + plain.info.private_bytes);
-    close_network(&plain);
-    close_network(&fused);
+    network_close(&plain);
+    network_close(&fused);
 }
 
 static void test_graph_runs_give_the_same_bytes(void **state)
 {
     network net;
-    open_network(&net, (network_options){.n = 5, .loss = true});
-    fill_params(net.params, 2);
+    network_open(&net, (network_options){.n = 5, .loss = true});
+    network_fill_params(net.params, 2);
     size_t bytes = npo_layout_floats(net.layout) * sizeof(float);
-    float *first = malloc(bytes), *y = malloc(output_floats(&net) * sizeof(float));
+    float *first = malloc(bytes), *y = malloc(network_output_floats(&net) * sizeof(float));
     for (int run = 0; run < 4; run++) {
-        feed(&net, 0);
+        network_feed(&net, 0);
         memset(npo_params_edit(net.grads), 0, bytes);
-        forward(&net, net.params);
-        backward(&net, 1);
+        network_forward(&net, net.params);
+        network_backward(&net, 1);
         if (run == 0) {
             memcpy(first, npo_params_data(net.grads), bytes);
-            memcpy(y, output(&net), output_floats(&net) * sizeof(float));
+            memcpy(y, network_output(&net), network_output_floats(&net) * sizeof(float));
         }
         assert_memory_equal(first, npo_params_data(net.grads), bytes);
-        assert_memory_equal(y, output(&net), output_floats(&net) * sizeof(float));
+        assert_memory_equal(y, network_output(&net), network_output_floats(&net) * sizeof(float));
     }
     free(first);
     free(y);
-    close_network(&net);
+    network_close(&net);
 }
 
 static void test_graph_alternates_between_parameter_sets(void **state)
@@ -327,89 +170,89 @@ static void test_graph_alternates_between_parameter_sets(void **state)
     network net, fresh;
     npo_params *sets[SETS];
     float *expected[SETS];
-    open_network(&net, (network_options){.n = 2});
-    size_t bytes = output_floats(&net) * sizeof(float);
-    feed(&net, 0);
+    network_open(&net, (network_options){.n = 2});
+    size_t bytes = network_output_floats(&net) * sizeof(float);
+    network_feed(&net, 0);
     for (int i = 0; i < SETS; i++) {
         assert_int_equal(npo_params_new(net.layout, &sets[i]), NPO_OK);
-        fill_params(sets[i], 10 + (uint64_t)i);
-        open_network(&fresh, (network_options){.n = 2, .layout = net.layout});
-        feed(&fresh, 0);
-        forward(&fresh, sets[i]);
+        network_fill_params(sets[i], 10 + (uint64_t)i);
+        network_open(&fresh, (network_options){.n = 2, .layout = net.layout});
+        network_feed(&fresh, 0);
+        network_forward(&fresh, sets[i]);
         expected[i] = malloc(bytes);
-        memcpy(expected[i], output(&fresh), bytes);
-        close_network(&fresh);
+        memcpy(expected[i], network_output(&fresh), bytes);
+        network_close(&fresh);
     }
     for (int run = 0; run < 3 * SETS; run++) {
         int set = (run * 3) % SETS;
-        forward(&net, sets[set]);
-        assert_memory_equal(output(&net), expected[set], bytes);
+        network_forward(&net, sets[set]);
+        assert_memory_equal(network_output(&net), expected[set], bytes);
     }
     for (int i = 0; i < SETS; i++) {
         npo_params_free(sets[i]);
         free(expected[i]);
     }
-    close_network(&net);
+    network_close(&net);
 }
 
 static void test_graph_sees_an_edit_of_its_parameters(void **state)
 {
     network net;
-    open_network(&net, (network_options){.n = 1});
-    fill_params(net.params, 1);
-    feed(&net, 0);
-    forward(&net, net.params);
-    float before = output(&net)[0];
-    fill_params(net.params, 2);
-    forward(&net, net.params);
-    assert_true(output(&net)[0] != before);
-    fill_params(net.params, 1);
-    forward(&net, net.params);
-    assert_true(output(&net)[0] == before);
-    close_network(&net);
+    network_open(&net, (network_options){.n = 1});
+    network_fill_params(net.params, 1);
+    network_feed(&net, 0);
+    network_forward(&net, net.params);
+    float before = network_output(&net)[0];
+    network_fill_params(net.params, 2);
+    network_forward(&net, net.params);
+    assert_true(network_output(&net)[0] != before);
+    network_fill_params(net.params, 1);
+    network_forward(&net, net.params);
+    assert_true(network_output(&net)[0] == before);
+    network_close(&net);
 }
 
 static void test_graph_forward_only_wants_less_memory(void **state)
 {
     network train, infer;
-    open_network(&train, (network_options){.n = 8, .loss = true});
-    open_network(&infer, (network_options){.n = 8, .layout = train.layout});
+    network_open(&train, (network_options){.n = 8, .loss = true});
+    network_open(&infer, (network_options){.n = 8, .layout = train.layout});
     assert_true(infer.info.arena_bytes < train.info.arena_bytes);
     assert_true(infer.info.forward_flops > 0);
     assert_true(infer.info.backward_flops == 0);
     assert_true(train.info.backward_flops > 1.5 * train.info.forward_flops);
-    close_network(&infer);
-    close_network(&train);
+    network_close(&infer);
+    network_close(&train);
 }
 
 static void test_graph_backward_wants_its_forward(void **state)
 {
     network a, b;
     npo_error error = {0};
-    open_network(&a, (network_options){.n = 1, .loss = true});
-    open_network(&b, (network_options){.n = 1, .layout = a.layout});
-    feed(&a, 0);
+    network_open(&a, (network_options){.n = 1, .loss = true});
+    network_open(&b, (network_options){.n = 1, .layout = a.layout});
+    network_feed(&a, 0);
     assert_int_equal(npo_graph_backward(a.graph, a.params, 1, a.grads, &error), NPO_E_STATE);
     assert_string_equal(error.text,
                         "backward without a forward of the same graph and parameters just before");
-    forward(&a, a.params);
-    forward(&b, a.params); /* the arena is shared */
+    network_forward(&a, a.params);
+    network_forward(&b, a.params); /* the arena is shared */
     assert_int_equal(npo_graph_backward(a.graph, a.params, 1, a.grads, &error), NPO_E_STATE);
-    forward(&a, a.params);
+    network_forward(&a, a.params);
     npo_params_edit(a.params);
     assert_int_equal(npo_graph_backward(a.graph, a.params, 1, a.grads, &error), NPO_E_STATE);
-    forward(&a, a.params);
-    backward(&a, 1);
+    network_forward(&a, a.params);
+    network_backward(&a, 1);
     assert_int_equal(npo_graph_backward(a.graph, a.params, 1, a.grads, &error), NPO_E_STATE);
-    close_network(&b);
-    close_network(&a);
+    network_close(&b);
+    network_close(&a);
 }
 
 static void test_graph_names_what_can_be_read(void **state)
 {
     network net;
     npo_shape shape;
-    open_network(&net, (network_options){.n = 2, .loss = true, .named = true});
+    network_open(&net, (network_options){.n = 2, .loss = true, .named = true});
     assert_null(npo_graph_input_data(net.graph, "y"));
     assert_null(npo_graph_output_data(net.graph, "x", NULL));
     assert_null(npo_graph_input_grad(net.graph, "x")); /* not asked for */
@@ -418,7 +261,7 @@ static void test_graph_names_what_can_be_read(void **state)
     assert_int_equal(shape.dims[3], WIDTH);
     assert_non_null(npo_graph_output_data(net.graph, "loss", &shape));
     assert_int_equal(shape.ndim, 0);
-    close_network(&net);
+    network_close(&net);
 }
 
 /* ---- failures while recording ---- */
@@ -606,7 +449,7 @@ static npo_err build_and_run(npo_error *error)
         err = npo_graph_new(backend, layout, &graph);
     if (err)
         goto out;
-    npo_value y = record(graph, 2, true);
+    npo_value y = network_record(graph, 2, true);
     if (!npo_graph_failed(graph)) {
         const npo_shape *s = npo_graph_shape(graph, y);
         options.loss =
