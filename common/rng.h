@@ -31,7 +31,8 @@
     ROW(SAMPLE_NOISE, 11) /* image, 0: x_T of a sample that is looked at or evaluated */           \
     ROW(WEIGHTS, 12)      /* tensor, 0: initial weights */                                         \
     ROW(BOOTSTRAP, 13)    /* cell, 0: resampling in the evaluation */                              \
-    ROW(SAMPLE_STEP, 14)  /* image, step: noise that an ancestral sampler adds */
+    ROW(SAMPLE_STEP, 14)  /* image, step: noise that an ancestral sampler adds */                  \
+    ROW(LOW_RANK, 15)     /* 0, 0: directions that a factoring of a matrix begins with */
 
 typedef enum {
 #define NPO_RNG_ENUM(name, id) NPO_RNG_##name = id,

@@ -6,6 +6,7 @@
 #ifndef NPO_KERNELS_BACKEND_OPS_H
 #define NPO_KERNELS_BACKEND_OPS_H
 
+#include "kernels/matrix.h"
 #include "kernels/op-table.h"
 #include "kernels/vec.h"
 
@@ -67,6 +68,7 @@ typedef struct {
     void (*lerp)(npo_backend *be, size_t n, float w, const float *x, float *y);
     void (*adamw)(npo_backend *be, size_t n, const npo_adamw *hyper, const float *grad,
                   float *param, float *exp_avg, float *exp_avg_sq);
+    void (*multiply)(npo_backend *be, const npo_matrix_product *product); /* kernels/matrix.h */
     void (*put)(npo_backend *be, float value, float *at);
 } npo_backend_ops;
 

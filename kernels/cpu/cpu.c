@@ -286,5 +286,6 @@ const npo_backend_ops npo_cpu_backend_ops = {
     .axpy = npo_cpu_axpy,
     .lerp = npo_cpu_lerp,
     .adamw = npo_cpu_adamw,
+    .multiply = npo_cpu_multiply,
     .put = cpu_put,
 };

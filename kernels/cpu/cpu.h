@@ -72,5 +72,7 @@ void npo_cpu_axpy(npo_backend *be, size_t n, float a, const float *x, float *y);
 void npo_cpu_lerp(npo_backend *be, size_t n, float w, const float *x, float *y);
 void npo_cpu_adamw(npo_backend *be, size_t n, const npo_adamw *hyper, const float *grad,
                    float *param, float *exp_avg, float *exp_avg_sq);
+/* kernels/matrix.h (matrix.c) */
+void npo_cpu_multiply(npo_backend *be, const npo_matrix_product *p);
 
 #endif

@@ -8,6 +8,7 @@ tests/reference-cases reads.
 """
 
 import json, math, os, sys
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
@@ -264,7 +265,27 @@ def safetensors():
     )
 
 
+def lowrank():
+    """Matrices in f16 and the singular values that numpy (LAPACK) computes from them in f64."""
+    rng, out = np.random.default_rng(14), {}
+    for name, rows, columns, falls in (
+        ("noise", 60, 24, None),  # singular values all alike
+        ("slow", 300, 320, 1.0),  # falling as 1 / (1 + i): too large to be decomposed whole
+        ("steep", 320, 288, 3.0),
+    ):
+        a = rng.standard_normal((rows, columns))
+        if falls:
+            u, _, v = np.linalg.svd(a, full_matrices=False)
+            a = (u * (1.0 + np.arange(len(v))) ** -falls) @ v
+        a = a.astype(np.float16)
+        s = np.linalg.svd(a.astype(np.float64), compute_uv=False)
+        out[name + ".matrix"] = torch.from_numpy(a)
+        out[name + ".values"] = torch.from_numpy(s.astype(np.float32))
+    save_file(out, path("unit", "lowrank", "matrices.safetensors"))
+
+
 unets()
 classifier()
 safetensors()
 vaes()
+lowrank()

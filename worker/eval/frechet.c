@@ -1,5 +1,5 @@
 #include "worker/eval/frechet.h"
-#include "worker/eval/symmetric.h"
+#include "common/symmetric.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>

@@ -9,6 +9,7 @@
 #include "kernels/cpu/isa/norm.h"
 
 #include "kernels/cpu/isa/attention.h"
+#include "kernels/cpu/isa/matrix.h"
 #include "kernels/cpu/isa/product.h"
 #include "kernels/cpu/isa/vec.h"
 
@@ -38,6 +39,7 @@ const npo_cpu_kernels NPO_ISA_TABLE = {
     .unpack_weights = unpack_weights,
     .product_forward = product_forward,
     .product_outer = product_outer,
+    .matrix_add = matrix_add,
     .vec_scale = vec_scale,
     .vec_axpy = vec_axpy,
     .vec_lerp = vec_lerp,

@@ -6,6 +6,7 @@
 #define NPO_KERNELS_CPU_ISA_ISA_H
 
 #include "kernels/cpu/product/product.h"
+#include "kernels/matrix.h"
 #include "kernels/op.h"
 
 #include <stddef.h>
@@ -91,6 +92,8 @@ typedef struct {
                            size_t parts);
     void (*product_forward)(const npo_product *p);
     void (*product_outer)(const npo_outer_product *p);
+
+    void (*matrix_add)(const npo_matrix_product *p); /* c += a b */
 
     /* Element-wise with the same bits for every instruction set (kernels/vec.h). */
     void (*vec_scale)(size_t n, float a, float *x);

@@ -1,7 +1,7 @@
 #include "worker/eval/frechet.h"
 
 #include "tests/unit/cmocka.h"
-#include "worker/eval/symmetric.h"
+#include "common/symmetric.h"
 
 #include <math.h>
 #include <stdlib.h>

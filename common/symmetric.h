@@ -1,8 +1,8 @@
 /* Eigenvalues of a symmetric matrix in f64: Householder reduction to tridiagonal form, then the QL
  * iteration with implicit shifts (Golub and Van Loan, Matrix Computations, 8.3). Single threaded;
  * the same input gives the same bytes. */
-#ifndef NPO_WORKER_EVAL_SYMMETRIC_H
-#define NPO_WORKER_EVAL_SYMMETRIC_H
+#ifndef NPO_COMMON_SYMMETRIC_H
+#define NPO_COMMON_SYMMETRIC_H
 
 #include "common/err.h"
 #include <stddef.h>

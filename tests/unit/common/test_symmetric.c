@@ -1,4 +1,4 @@
-#include "worker/eval/symmetric.h"
+#include "common/symmetric.h"
 
 #include "tests/unit/cmocka.h"
 

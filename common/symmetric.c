@@ -1,4 +1,4 @@
-#include "worker/eval/symmetric.h"
+#include "common/symmetric.h"
 #include <float.h>
 #include <math.h>
 #include <stdbool.h>
