@@ -199,8 +199,10 @@ static size_t choose_rank(const problem *p, const npo_lowrank_options *options,
                           const workspace *work)
 {
     size_t most = smaller(options->rank, p->width), rank = 0;
+    /* All of the energy is all directions: whether sums reach it would be a matter of rounding. */
+    bool by_rank = options->energy == 0 || options->energy >= 1;
     double kept = 0, wanted = options->energy * p->norm * p->norm;
-    while (rank < most && !is_noise(work, rank) && (options->energy == 0 || kept < wanted))
+    while (rank < most && !is_noise(work, rank) && (by_rank || kept < wanted))
         kept += work->values[rank++];
     return rank;
 }
