@@ -1,6 +1,6 @@
 #include "worker/diffusion/schedule.h"
 
-#include "common/file.h"
+#include "worker/model/files/part_file.h"
 
 #include <assert.h>
 #include <math.h>
@@ -99,7 +99,7 @@ npo_err npo_schedule_json_load(const char *path, cJSON **ret_json, npo_error *er
     npo_buf text = NPO_BUF_INIT;
     char name[NPO_ERROR_TEXT_MAX / 2];
     snprintf(name, sizeof name, "'%s'", path);
-    npo_err err = npo_file_read(path, CONFIG_BYTES_MAX, &text, error);
+    npo_err err = npo_part_file_read(path, CONFIG_BYTES_MAX, &text, error);
     if (!err && text.len) {
         replace_constants(text.data);
         err = npo_json_parse(text.data, text.len, name, ret_json, error);

@@ -72,7 +72,12 @@ void npo_tensor_release(const npo_tensor *tensor);
 /* The same as integers; an integer dtype is asserted. */
 void npo_tensor_read_i64(const npo_tensor *tensor, size_t first, size_t n, int64_t *ret_values);
 
-/* A tensor to write. */
+/* Values that are made while they are written: elements [first, first + n) as f32. Asked for once,
+ * in order. */
+typedef npo_err (*npo_tensor_fill)(void *user, size_t first, size_t n, float *ret_values,
+                                   npo_error *error);
+
+/* A tensor to write. Its values: `data`, or where that is NULL `from`, or `fill`. */
 typedef struct {
     const char *name;
     npo_tensor_dtype dtype; /* in the file */
@@ -81,6 +86,9 @@ typedef struct {
     /* F32, F16, BF16: f32 in memory, rounded to nearest even on the way out. U8, I32, I64: as in
      * the file. */
     const void *data;
+    const npo_tensor *from; /* of an open file: copied byte by byte, of the same dtype and count */
+    npo_tensor_fill fill;   /* for F32, F16, BF16 */
+    void *user;             /* passed to fill */
 } npo_tensor_source;
 
 typedef struct {
@@ -94,5 +102,17 @@ typedef struct {
 npo_err npo_safetensors_write(const char *path, const npo_tensor_source *tensors, size_t count,
                               const npo_tensor_metadata *metadata, size_t metadata_count,
                               npo_error *error) NPO_MUST_CHECK;
+
+/* As diffusers and transformers save big models: one file at path ("dir/model.fp16.safetensors")
+ * where the tensors have at most shard_bytes, else shards of at most that ("dir/model.fp16-00001-
+ * of-00003.safetensors", cut in the order given) and then their index
+ * ("dir/model.safetensors.index.fp16.json"). Replaces what stands at path by either; after a
+ * failure no shard stays. */
+npo_err npo_safetensors_write_shards(const char *path, const npo_tensor_source *tensors,
+                                     size_t count, const npo_tensor_metadata *metadata,
+                                     size_t metadata_count, uint64_t shard_bytes,
+                                     npo_error *error) NPO_MUST_CHECK;
+/* Bytes of a tensor in a file. */
+uint64_t npo_tensor_source_bytes(const npo_tensor_source *source);
 
 #endif

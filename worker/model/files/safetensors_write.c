@@ -4,6 +4,7 @@
 #include "common/file.h"
 #include "worker/model/files/half.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,11 @@ static size_t count_of(const npo_tensor_source *source)
     for (int i = 0; i < source->ndim; i++)
         count *= (size_t)source->dims[i];
     return count;
+}
+
+uint64_t npo_tensor_source_bytes(const npo_tensor_source *source)
+{
+    return (uint64_t)count_of(source) * npo_tensor_dtype_bytes(source->dtype);
 }
 
 /* The reference writer's order, by which big elements stay aligned. */
@@ -109,30 +115,57 @@ static npo_err to_f16(const npo_tensor_source *source, const float *from, size_t
     return NPO_OK;
 }
 
-static npo_err write_halves(npo_file_writer *writer, const npo_tensor_source *source,
+/* Elements [first, first + n), n <= BLOCK: in memory already, or made in block. */
+static npo_err values_of(const npo_tensor_source *source, size_t first, size_t n, float *block,
+                         const float **ret_values, npo_error *error)
+{
+    *ret_values = source->data ? (const float *)source->data + first : block;
+    return source->data ? NPO_OK : source->fill(source->user, first, n, block, error);
+}
+
+static npo_err write_values(npo_file_writer *writer, const npo_tensor_source *source,
                             npo_error *error)
 {
-    uint16_t block[BLOCK];
-    const float *from = source->data;
-    for (size_t left = count_of(source), n; left > 0; left -= n, from += n) {
-        n = left < BLOCK ? left : BLOCK;
+    float block[BLOCK];
+    uint16_t halves[BLOCK];
+    const float *values;
+    size_t count = count_of(source);
+    for (size_t at = 0, n; at < count; at += n) {
+        n = count - at < BLOCK ? count - at : BLOCK;
+        NPO_TRY(values_of(source, at, n, block, &values, error));
+        if (source->dtype == NPO_TENSOR_F32) {
+            NPO_TRY(npo_file_writer_add(writer, values, n * sizeof *values, error));
+            continue;
+        }
         if (source->dtype == NPO_TENSOR_F16)
-            NPO_TRY(to_f16(source, from, n, block, error));
+            NPO_TRY(to_f16(source, values, n, halves, error));
         else
             for (size_t i = 0; i < n; i++)
-                block[i] = npo_f32_to_bf16(from[i]);
-        NPO_TRY(npo_file_writer_add(writer, block, n * sizeof *block, error));
+                halves[i] = npo_f32_to_bf16(values[i]);
+        NPO_TRY(npo_file_writer_add(writer, halves, n * sizeof *halves, error));
     }
     return NPO_OK;
+}
+
+static bool is_float(npo_tensor_dtype dtype)
+{
+    return dtype == NPO_TENSOR_F32 || dtype == NPO_TENSOR_F16 || dtype == NPO_TENSOR_BF16;
 }
 
 static npo_err write_data(npo_file_writer *writer, const npo_tensor_source *source,
                           npo_error *error)
 {
-    if (source->dtype == NPO_TENSOR_F16 || source->dtype == NPO_TENSOR_BF16)
-        return write_halves(writer, source, error);
     size_t bytes = count_of(source) * npo_tensor_dtype_bytes(source->dtype);
-    return bytes ? npo_file_writer_add(writer, source->data, bytes, error) : NPO_OK;
+    if (!bytes)
+        return NPO_OK;
+    if (!source->data && source->from) {
+        assert(source->from->dtype == source->dtype && source->from->bytes == bytes);
+        NPO_TRY(npo_file_writer_add(writer, source->from->data, bytes, error));
+        npo_tensor_release(source->from);
+        return NPO_OK;
+    }
+    return is_float(source->dtype) ? write_values(writer, source, error)
+                                   : npo_file_writer_add(writer, source->data, bytes, error);
 }
 
 /* ---- the file ---- */

@@ -243,7 +243,8 @@ npo_err npo_weights_save(const char *path, const npo_params *params, npo_tensor_
         stored_shape(info, map ? map : &no_map, &sources[i].ndim, &dims);
         memcpy(sources[i].dims, dims, (size_t)sources[i].ndim * sizeof *dims);
     }
-    npo_err err = npo_safetensors_write(path, sources, count, &format, 1, error);
+    npo_err err = npo_safetensors_write_shards(path, sources, count, &format, 1,
+                                               NPO_WEIGHTS_SHARD_BYTES, error);
     free(sources);
     return err;
 }

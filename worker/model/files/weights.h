@@ -37,8 +37,11 @@ npo_err npo_weights_read(const npo_safetensors *file, const npo_weights_map *map
 /* npo_safetensors_open, npo_weights_read. */
 npo_err npo_weights_load(const char *path, const npo_weights_map *map, npo_params *params,
                          npo_error *error) NPO_MUST_CHECK;
+/* Tensors of more bytes are written in shards, as diffusers does. */
+#define NPO_WEIGHTS_SHARD_BYTES ((uint64_t)10000000000)
+
 /* Durable. dtype: F32, F16 or BF16 for all tensors. Metadata {"format": "pt"}, which transformers
- * and diffusers look for. */
+ * and diffusers look for. path: as npo_safetensors_write_shards has it. */
 npo_err npo_weights_save(const char *path, const npo_params *params, npo_tensor_dtype dtype,
                          const npo_weights_map *map, npo_error *error) NPO_MUST_CHECK;
 

@@ -1,5 +1,7 @@
 #include "worker/model/networks/config.h"
 
+#include "worker/model/files/part_file.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,5 +146,5 @@ npo_err npo_config_open(const char *path, cJSON **ret_json, char ret_name[NPO_CO
                         npo_error *error)
 {
     snprintf(ret_name, NPO_CONFIG_NAME_MAX, "'%.300s'", path);
-    return npo_json_load(path, CONFIG_BYTES_MAX, ret_json, error);
+    return npo_part_file_json(path, CONFIG_BYTES_MAX, ret_json, error);
 }

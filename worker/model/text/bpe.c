@@ -1,8 +1,6 @@
 #include "worker/model/text/bpe.h"
 
-#include "common/buf.h"
-#include "common/file.h"
-#include "common/json.h"
+#include "worker/model/files/part_file.h"
 #include "worker/model/text/utf8.h"
 
 #include <stdio.h>
@@ -53,7 +51,7 @@ int32_t npo_bpe_id(const npo_bpe *bpe, const char *token)
 
 static npo_err load_vocab(npo_bpe *bpe, const char *path, npo_error *error)
 {
-    NPO_TRY(npo_json_load(path, VOCAB_BYTES_MAX, &bpe->vocab, error));
+    NPO_TRY(npo_part_file_json(path, VOCAB_BYTES_MAX, &bpe->vocab, error));
     if (!cJSON_IsObject(bpe->vocab))
         return npo_error_set(error, NPO_E_FORMAT, "'%s': expected an object of token: id", path);
     size_t count = (size_t)cJSON_GetArraySize(bpe->vocab);
@@ -166,7 +164,7 @@ static npo_err reserve_merges(npo_bpe *bpe, size_t lines)
 static npo_err load_merges(npo_bpe *bpe, const char *path, npo_error *error)
 {
     npo_buf text = NPO_BUF_INIT;
-    npo_err err = npo_file_read(path, MERGES_BYTES_MAX, &text, error);
+    npo_err err = npo_part_file_read(path, MERGES_BYTES_MAX, &text, error);
     if (err)
         goto out;
     size_t lines = 1;

@@ -1,7 +1,7 @@
 #include "worker/model/text/tokenizer.h"
 
 #include "common/file.h"
-#include "common/json.h"
+#include "worker/model/files/part_file.h"
 #include "worker/model/text/bpe.h"
 #include "worker/model/text/unicode.h"
 #include "worker/model/text/utf8.h"
@@ -89,8 +89,8 @@ static npo_err read_config(npo_tokenizer *tokenizer, const cJSON *config, npo_er
 static npo_err load_config(npo_tokenizer *tokenizer, const char *path, npo_error *error)
 {
     cJSON *config = NULL;
-    if (npo_file_exists(path))
-        NPO_TRY(npo_json_load(path, CONFIG_BYTES_MAX, &config, error));
+    if (npo_part_file_exists(path))
+        NPO_TRY(npo_part_file_json(path, CONFIG_BYTES_MAX, &config, error));
     npo_err err = read_config(tokenizer, config, error);
     if (err)
         npo_error_prefix(error, err, "'%s'", path);
