@@ -2,18 +2,25 @@
 """Writes the goldens of this folder that are not copies of the reference cases: UNets with options
 that those leave at their defaults, the classifier, and safetensors files.
 
-Usage: make_golden.py OUT CLASSIFIER, where CLASSIFIER is a trained classifier's safetensors file.
-Made with torch 2.15, diffusers 0.42, safetensors 0.8 (f32, CPU). UNet folders hold what
-tests/reference-cases reads.
+Usage: make_golden.py OUT CLASSIFIER TOKENIZER, where CLASSIFIER is a trained classifier's
+safetensors file and TOKENIZER a tokenizer's folder (sd15-tiny/tokenizer). Made with torch 2.15,
+diffusers 0.42, transformers 5.23, safetensors 0.8 (f32, CPU). The folders of UNets, VAEs and the
+XL model hold what tests/reference-cases reads.
 """
 
-import json, math, os, sys
+import json, math, os, shutil, sys
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
-OUT, CLASSIFIER = sys.argv[1], sys.argv[2]
+OUT, CLASSIFIER, TOKENIZER = sys.argv[1:4]
 gen = torch.Generator().manual_seed(11)
 rn = lambda *s: torch.randn(s, generator=gen)
 
@@ -39,7 +46,8 @@ def first(o):
     return o[0] if isinstance(o, tuple) else o
 
 
-def unet(name, size, **config):
+def unet(name, size, added=None, **config):
+    """added: of a network with text-time conditioning, its pooled text and time ids."""
     with torch.no_grad():
         m = randomise(UNet2DConditionModel(**config))
     m.save_pretrained(path(name, "unet", ""))
@@ -55,7 +63,9 @@ def unet(name, size, **config):
     cin, cout = config.get("in_channels", 4), config.get("out_channels", 4)
     x, t = rn(2, cin, *size).requires_grad_(), torch.tensor([3, 871])
     c, target = rn(2, 5, config.get("cross_attention_dim", 16)).requires_grad_(), rn(2, cout, *size)
-    y = m(x, t, c).sample
+    pooled, time_ids = added or (None, None)
+    conditions = added and {"text_embeds": pooled.requires_grad_(), "time_ids": time_ids}
+    y = m(x, t, c, added_cond_kwargs=conditions).sample
     loss = (y - target).square().mean()
     loss.backward()
     d = {
@@ -70,6 +80,8 @@ def unet(name, size, **config):
     }
     if c.grad is not None:
         d["grad.context"] = c.grad
+    if added:
+        d.update({"pooled": pooled.detach(), "time_ids": time_ids, "grad.pooled": pooled.grad})
     save_file({k: v.contiguous() for k, v in d.items()}, path(name, "unet-case.safetensors"))
     save_file(
         {k: p.grad.contiguous() for k, p in m.named_parameters()},
@@ -141,6 +153,80 @@ def unets():
         mid_block_scale_factor=1.5,
         attention_head_dim=2,
         cross_attention_dim=16,
+    )
+
+
+PROMPTS = ["a photo of a sneaker", "", "An ankle boot, grey picture; 3 bags!"]
+
+
+def tokenizer(name, part, pad):
+    for file in ("vocab.json", "merges.txt"):
+        shutil.copy(os.path.join(TOKENIZER, file), path(name, part, file))
+    config = json.load(open(os.path.join(TOKENIZER, "tokenizer_config.json")))
+    json.dump({**config, "pad_token": pad}, open(path(name, part, "tokenizer_config.json"), "w"), indent=1)
+    return CLIPTokenizer.from_pretrained(TOKENIZER, pad_token=pad)
+
+
+def text_encoder(name, part, cls, tok, hidden, layers, act, projection):
+    m = randomise(
+        cls(
+            CLIPTextConfig(
+                vocab_size=len(tok),
+                hidden_size=hidden,
+                intermediate_size=4 * hidden,
+                num_hidden_layers=layers,
+                num_attention_heads=2,
+                max_position_embeddings=tok.model_max_length,
+                hidden_act=act,
+                projection_dim=projection,
+                bos_token_id=tok.bos_token_id,
+                eos_token_id=tok.eos_token_id,
+            )
+        )
+    )
+    m.save_pretrained(path(name, part, ""))
+    ids = tok(PROMPTS, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids, m(ids, output_hidden_states=True)
+
+
+def xl():
+    """A whole Stable Diffusion XL folder."""
+    name = "sdxl-small"
+    with torch.no_grad():
+        tok_1 = tokenizer(name, "tokenizer", "<|endoftext|>")
+        tok_2 = tokenizer(name, "tokenizer_2", "!")
+        ids_1, o_1 = text_encoder(name, "text_encoder", CLIPTextModel, tok_1, 8, 2, "quick_gelu", 8)
+        ids_2, o_2 = text_encoder(
+            name, "text_encoder_2", CLIPTextModelWithProjection, tok_2, 12, 3, "gelu", 10
+        )
+        context = torch.cat([o_1.hidden_states[-2], o_2.hidden_states[-2]], -1)
+        text = {"ids_1": ids_1, "ids_2": ids_2, "context": context, "pooled": o_2.text_embeds}
+        save_file(text, path(name, "text.safetensors"))
+    unet(
+        name,
+        (8, 6),
+        added=(rn(2, 10), torch.tensor([[1024.0, 768, 0, 0, 1024, 1024], [512, 640, 16, 8, 1024, 512]])),
+        sample_size=8,
+        block_out_channels=(8, 12),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=20,
+        attention_head_dim=[1, 2],
+        transformer_layers_per_block=[1, 2],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=6,
+        projection_class_embeddings_input_dim=6 * 6 + 10,
+    )
+    EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    ).save_pretrained(path(name, "scheduler", ""))
+    json.dump(
+        {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
+        open(path(name, "model_index.json"), "w"),
+        indent=1,
     )
 
 
@@ -289,3 +375,4 @@ classifier()
 safetensors()
 vaes()
 lowrank()
+xl()

@@ -39,6 +39,7 @@ typedef npo_err (*case_run)(case_env *env, npo_error *error);
 
 npo_err case_run_tokenizer(case_env *env, npo_error *error);
 npo_err case_run_text(case_env *env, npo_error *error);
+npo_err case_run_text_xl(case_env *env, npo_error *error);
 npo_err case_run_unet(case_env *env, npo_error *error);
 npo_err case_run_unet_grads(case_env *env, npo_error *error);
 npo_err case_run_vae(case_env *env, npo_error *error);

@@ -32,7 +32,7 @@ static npo_err forward(text_case *c, npo_error *error)
     npo_plan_info info;
     npo_value ids = npo_graph_input(c->graph, "ids", NPO_I32, 2, c->ids->dims);
     npo_graph_output(c->graph, "last_hidden_state",
-                     npo_clip_text_record(c->graph, &c->config, ids, true));
+                     npo_clip_text_record(c->graph, &c->config, ids, true).last);
     NPO_TRY(npo_graph_plan(c->graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, &info, error));
     int64_t *wide = calloc(c->ids->count + 1, sizeof *wide);
     int32_t *to = npo_graph_input_data(c->graph, "ids");

@@ -1,15 +1,20 @@
 /* unet-TAG.safetensors beside unet/: x [N,C,H,W], t [N], context [N,L,C'], the output of every
  * module (out.<path>), y, target, loss = mean((y - target)^2), and its gradients for x and context.
- * unet-TAG-grads.safetensors: the gradient for every parameter. */
+ * A network with added conditioning has pooled [N,P] and time_ids [N,6] too.
+ * unet-TAG-grads.safetensors: the gradient for every parameter. unet-grad-digests.json beside
+ * unet.safetensors: of every parameter's gradient g, its length, sum, and sum of g[i] sin(i). */
 #include "tests/reference/case.h"
 
 #include "common/file.h"
 #include "kernels/op.h"
 #include "worker/model/networks/unet.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { DIGESTS_BYTES_MAX = 1 << 24 };
 
 typedef struct {
     npo_unet_config config;
@@ -69,11 +74,16 @@ static npo_err record(unet_case *c, npo_error *error)
 {
     npo_err err = NPO_OK;
     npo_plan_info info;
-    npo_unet_inputs inputs = {.context = NPO_VALUE_NONE};
+    npo_unet_inputs inputs = {
+        .context = NPO_VALUE_NONE, .pooled = NPO_VALUE_NONE, .time_ids = NPO_VALUE_NONE};
     inputs.x = input(c, "x", error, &err);
     inputs.t = input(c, "t", error, &err);
     if (npo_unet_config_context(&c->config))
         inputs.context = input(c, "context", error, &err);
+    if (npo_unet_config_added(&c->config)) {
+        inputs.pooled = input(c, "pooled", error, &err);
+        inputs.time_ids = input(c, "time_ids", error, &err);
+    }
     npo_value target = input(c, "target", error, &err);
     if (err)
         return err;
@@ -88,7 +98,7 @@ static npo_err record(unet_case *c, npo_error *error)
 
 static npo_err run(unet_case *c, npo_error *error)
 {
-    static const char *const names[] = {"x", "t", "context", "target"};
+    static const char *const names[] = {"x", "t", "context", "pooled", "time_ids", "target"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const npo_tensor *tensor = npo_safetensors_find(c->file, names[i]);
         float *to = npo_graph_input_data(c->graph, names[i]);
@@ -138,16 +148,16 @@ static npo_err compare_outputs(unet_case *c, case_worst *worst, npo_error *error
 
 static npo_err compare_input_grads(unet_case *c, case_worst *worst, npo_error *error)
 {
-    static const char *const inputs[] = {"x", "context"};
+    static const char *const inputs[] = {"x", "context", "pooled"};
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) {
         char name[32];
         float *reference = NULL;
         const npo_tensor *expected;
         const float *values = npo_graph_input_grad(c->graph, inputs[i]);
-        if (!values)
-            continue; /* a network without attention has no context */
         snprintf(name, sizeof name, "grad.%s", inputs[i]);
-        NPO_TRY(case_find(c->file, name, &expected, error));
+        expected = npo_safetensors_find(c->file, name);
+        if (!values || !expected) /* the network has no such input, or the file no gradients */
+            continue;
         NPO_TRY(case_read(expected, &reference, error));
         case_compare(worst, name, values, reference, expected->count);
         free(reference);
@@ -155,19 +165,76 @@ static npo_err compare_input_grads(unet_case *c, case_worst *worst, npo_error *e
     return NPO_OK;
 }
 
+/* ---- digests of parameter gradients ---- */
+
+/* A digest's error is measured by the gradient's length: sums may cancel to nearly nothing. */
+static npo_err compare_digest(const unet_case *c, const cJSON *expected, case_worst *worst,
+                              npo_error *error)
+{
+    double squares = 0, sum = 0, sines = 0;
+    const npo_param_info *info = npo_layout_find(c->layout, expected->string);
+    if (!info)
+        return npo_error_set(error, NPO_E_NOT_FOUND, "this project has no '%s'", expected->string);
+    const float *g = npo_params_data(c->grads) + info->offset;
+    for (size_t i = 0; i < info->count; i++) {
+        squares += (double)g[i] * (double)g[i];
+        sum += (double)g[i];
+        sines += (double)g[i] * sin((double)i);
+    }
+    double length = npo_json_number(expected, "l2", NAN);
+    const float values[] = {(float)(sqrt(squares) / length), (float)(sum / length),
+                            (float)(sines / length)};
+    const float references[] = {1, (float)(npo_json_number(expected, "sum", NAN) / length),
+                                (float)(npo_json_number(expected, "sin", NAN) / length)};
+    for (int i = 0; i < 3; i++) {
+        /* Each next to 1, so that case_compare divides by the length. */
+        const float value[] = {1, values[i]}, reference[] = {1, references[i]};
+        case_compare(worst, expected->string, value, reference, 2);
+    }
+    return NPO_OK;
+}
+
+static npo_err compare_digests(const unet_case *c, const case_env *env, case_worst *worst,
+                               npo_error *error)
+{
+    cJSON *json = NULL;
+    const cJSON *item;
+    char *path = npo_file_join(env->dir, "unet-grad-digests.json");
+    if (!path)
+        return npo_error_set(error, NPO_E_NOMEM, "out of memory");
+    bool is_there = strcmp(env->file, "unet.safetensors") == 0 && npo_file_exists(path);
+    npo_err err = is_there ? npo_json_load(path, DIGESTS_BYTES_MAX, &json, error) : NPO_OK;
+    if (!err && json && (size_t)cJSON_GetArraySize(json) != npo_layout_count(c->layout))
+        err = npo_error_set(error, NPO_E_SHAPE, "'%s' has %d tensors, expected %zu", path,
+                            cJSON_GetArraySize(json), npo_layout_count(c->layout));
+    if (!err && json)
+        cJSON_ArrayForEach(item, json)
+        {
+            if (!err)
+                err = compare_digest(c, item, worst, error);
+        }
+    cJSON_Delete(json);
+    free(path);
+    return err;
+}
+
 npo_err case_run_unet(case_env *env, npo_error *error)
 {
     unet_case c = {0};
-    case_worst outputs = {0}, grads = {0};
+    case_worst outputs = {0}, grads = {0}, digests = {0};
     npo_err err = prepare(&c, env, env->file, error);
     if (!err)
         err = compare_outputs(&c, &outputs, error);
     if (!err)
         err = compare_input_grads(&c, &grads, error);
-    if (!err) {
+    if (!err)
+        err = compare_digests(&c, env, &digests, error);
+    if (!err)
         case_report(env, "-forward", &outputs, CASE_OUTPUT_TOLERANCE);
+    if (!err && *grads.tensor)
         case_report(env, "-input-grads", &grads, CASE_GRADIENT_TOLERANCE);
-    }
+    if (!err && *digests.tensor)
+        case_report(env, "-grad-digests", &digests, CASE_GRADIENT_TOLERANCE);
     unload(&c);
     return err;
 }

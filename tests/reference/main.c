@@ -17,16 +17,17 @@ static const struct {
     case_run run;
     const char *skip;
 } kinds[] = {
-    {"*", "text_encoder_2", NULL, "SDXL is not computed yet"},
     {"vae.safetensors", "vae", case_run_vae, NULL},
     {"negative-lora-*.safetensors", "unet", case_run_lora, NULL},
     {"clip.safetensors", NULL, NULL, "CLIP score is not computed yet"},
     {"blip.safetensors", NULL, NULL, "BLIP is not computed yet"},
     {"aesthetic-head.safetensors", NULL, NULL, "the aesthetic score is not computed yet"},
     {"cases.json", "vocab.json", case_run_tokenizer, NULL},
+    {"text.safetensors", "text_encoder_2", case_run_text_xl, NULL},
     {"text.safetensors", "text_encoder", case_run_text, NULL},
     {"unet-*-grads.safetensors", "unet", case_run_unet_grads, NULL},
     {"unet-*.safetensors", "unet", case_run_unet, NULL},
+    {"unet.safetensors", "unet", case_run_unet, NULL},
     {"schedule.json", NULL, case_run_schedule, NULL},
     {"sampling.safetensors", "sampling.json", case_run_sampling, NULL},
     {"self-npo-w*.safetensors", "unet", case_run_self_npo, NULL},

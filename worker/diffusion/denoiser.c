@@ -9,8 +9,9 @@ struct npo_network_denoiser {
     npo_network *network;
     const npo_params *params;
     npo_prompts prompts;
+    size_t context_floats, added_floats; /* the two parts of a prompt's row */
     int64_t micro_batch;
-    float *x, *t, *context; /* inputs of one micro-batch */
+    float *x, *t, *context, *added; /* inputs of one micro-batch */
     float *out;
 };
 
@@ -22,21 +23,27 @@ const float *npo_prompts_row(const npo_prompts *prompts, int32_t id)
     return prompts->rows + (size_t)id * prompts->floats;
 }
 
+static void feed_prompt(npo_network_denoiser *d, size_t index, const float *row)
+{
+    memcpy(d->context + index * d->context_floats, row, d->context_floats * sizeof *row);
+    memcpy(d->added + index * d->added_floats, row + d->context_floats,
+           d->added_floats * sizeof *row);
+}
+
 /* One micro-batch of `used` samples; the rest of its rows repeat the last. */
 static npo_err predict_part(npo_network_denoiser *d, int64_t used, const float *x, const float *t,
                             const int32_t *prompt, float *ret_out, npo_error *error)
 {
-    size_t floats = d->base.sample_floats, context_floats = d->prompts.floats;
+    size_t floats = d->base.sample_floats;
     for (int64_t i = 0; i < d->micro_batch; i++) {
         int64_t from = i < used ? i : used - 1;
         memcpy(d->x + (size_t)i * floats, x + (size_t)from * floats, floats * sizeof *x);
         d->t[i] = t[from];
-        if (context_floats)
-            memcpy(d->context + (size_t)i * context_floats,
-                   npo_prompts_row(&d->prompts, prompt[from]), context_floats * sizeof *x);
+        if (d->context_floats + d->added_floats)
+            feed_prompt(d, (size_t)i, npo_prompts_row(&d->prompts, prompt[from]));
     }
-    NPO_TRY(npo_network_eval(d->network, d->params, d->micro_batch, d->x, d->t,
-                             context_floats ? d->context : NULL, d->out, error));
+    NPO_TRY(npo_network_eval(d->network, d->params, d->micro_batch, d->x, d->t, d->context,
+                             d->added, d->out, error));
     memcpy(ret_out, d->out, (size_t)used * floats * sizeof *ret_out);
     return NPO_OK;
 }
@@ -61,14 +68,15 @@ npo_err npo_network_denoiser_new(npo_network *network, const npo_params *params,
     const npo_unet_config *config = npo_network_config(network);
     size_t floats = npo_network_sample_floats(network);
     size_t context_floats = npo_network_context_floats(network);
+    size_t added_floats = npo_network_added_floats(network);
     if (config->in_channels != config->out_channels)
         return npo_error_set(error, NPO_E_SHAPE,
                              "network: %lld output channels, expected %lld as it has inputs",
                              (long long)config->out_channels, (long long)config->in_channels);
-    if (context_floats && prompts->floats != context_floats)
+    if (context_floats + added_floats && prompts->floats != context_floats + added_floats)
         return npo_error_set(error, NPO_E_SHAPE,
                              "text embeddings have %zu values a prompt, the network expects %zu",
-                             prompts->floats, context_floats);
+                             prompts->floats, context_floats + added_floats);
     if (micro_batch < 1)
         return npo_error_set(error, NPO_E_RANGE, "micro-batch of %lld samples, expected 1 or more",
                              (long long)micro_batch);
@@ -79,14 +87,16 @@ npo_err npo_network_denoiser_new(npo_network *network, const npo_params *params,
     d->network = network;
     d->params = params;
     d->prompts = *prompts;
-    d->prompts.floats = context_floats;
+    d->context_floats = context_floats;
+    d->added_floats = added_floats;
     d->micro_batch = micro_batch;
     size_t n = (size_t)micro_batch;
     d->x = calloc(n * floats, sizeof *d->x);
     d->out = calloc(n * floats, sizeof *d->out);
     d->t = calloc(n, sizeof *d->t);
     d->context = calloc(n * context_floats + 1, sizeof *d->context);
-    if (!d->x || !d->out || !d->t || !d->context) {
+    d->added = calloc(n * added_floats + 1, sizeof *d->added);
+    if (!d->x || !d->out || !d->t || !d->context || !d->added) {
         npo_network_denoiser_free(d);
         return npo_error_set(error, NPO_E_NOMEM, "denoiser: out of memory");
     }
@@ -102,6 +112,7 @@ void npo_network_denoiser_free(npo_network_denoiser *denoiser)
     free(denoiser->out);
     free(denoiser->t);
     free(denoiser->context);
+    free(denoiser->added);
     free(denoiser);
 }
 

@@ -14,7 +14,9 @@ typedef struct {
     const float *rows;
     int64_t count;
     const float *empty; /* [floats]: NPO_PROMPT_EMPTY */
-    size_t floats;      /* context length * context channels */
+    /* Of a row: context length * context channels, and for a network with added conditioning
+     * (npo_network_added_floats) the pooled text embedding and the time ids behind it. */
+    size_t floats;
 } npo_prompts;
 
 /* The embedding of a prompt id, asserted to be in range. */

@@ -15,15 +15,10 @@ static npo_value record(npo_graph *graph, const npo_trainer_options *options)
 {
     const npo_unet_config *config = options->config;
     const npo_network_shape *shape = &options->shape;
-    int64_t n = options->micro_batch, context = npo_unet_config_context(config);
-    const int64_t x_dims[] = {n, shape->height, shape->width, config->in_channels};
+    int64_t n = options->micro_batch;
     const int64_t target_dims[] = {n, shape->height, shape->width, config->out_channels};
-    const int64_t context_dims[] = {n, shape->context_len, context};
-    npo_unet_inputs inputs = {.x = npo_graph_input(graph, "x", NPO_F32, 4, x_dims),
-                              .t = npo_graph_input(graph, "t", NPO_F32, 1, &n),
-                              .context = NPO_VALUE_NONE};
-    if (context > 0)
-        inputs.context = npo_graph_input(graph, "context", NPO_F32, 3, context_dims);
+    npo_unet_inputs inputs =
+        npo_unet_declare(graph, config, n, shape->height, shape->width, shape->context_len);
     npo_value target = npo_graph_input(graph, "target", NPO_F32, 4, target_dims);
     npo_value ca = npo_graph_input(graph, "ca", NPO_F32, 1, &n);
     npo_value cb = npo_graph_input(graph, "cb", NPO_F32, 1, &n);
@@ -53,6 +48,8 @@ npo_err npo_objective_init(npo_objective *objective, const npo_trainer_options *
     objective->x = npo_graph_input_data(graph, "x");
     objective->t = npo_graph_input_data(graph, "t");
     objective->context = npo_graph_input_data(graph, "context");
+    objective->pooled = npo_graph_input_data(graph, "pooled");
+    objective->time_ids = npo_graph_input_data(graph, "time_ids");
     objective->target = npo_graph_input_data(graph, "target");
     objective->ca = npo_graph_input_data(graph, "ca");
     objective->cb = npo_graph_input_data(graph, "cb");

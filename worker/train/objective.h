@@ -9,6 +9,7 @@
 typedef struct {
     npo_graph *graph;                          /* owned, planned */
     float *x, *t, *context, *target, *ca, *cb; /* inputs, owned by the graph; context may be NULL */
+    float *pooled, *time_ids;                  /* inputs of a network with added conditioning */
     const float *prediction, *loss;            /* outputs */
     npo_plan_info info;
 } npo_objective;

@@ -2,6 +2,7 @@
 
 #include "common/crash.h"
 #include "kernels/vec.h"
+#include "worker/model/networks/unet.h"
 #include "worker/train/objective.h"
 
 #include <math.h>
@@ -17,6 +18,7 @@ struct npo_trainer {
     size_t floats;         /* of a set's flat buffer */
     size_t sample_floats;  /* of x */
     size_t context_floats; /* of a prompt, 0: the network attends to none */
+    size_t added_floats;   /* of a prompt, 0: the network has no added conditioning */
     int64_t step;
 };
 
@@ -57,7 +59,8 @@ double npo_train_lr(const npo_train_hyper *hyper, int64_t step)
 static npo_err check_options(const npo_trainer_options *options, npo_error *error)
 {
     const npo_unet_config *config = options->config;
-    size_t context = (size_t)npo_unet_config_context(config) * (size_t)options->shape.context_len;
+    size_t row = (size_t)npo_unet_config_context(config) * (size_t)options->shape.context_len +
+                 (size_t)npo_unet_config_added(config);
     if (options->micro_batch < 1)
         return npo_error_set(error, NPO_E_RANGE, "micro-batch of %lld samples, expected 1 or more",
                              (long long)options->micro_batch);
@@ -65,10 +68,10 @@ static npo_err check_options(const npo_trainer_options *options, npo_error *erro
         return npo_error_set(error, NPO_E_SHAPE,
                              "network: %lld output channels, expected %lld as it has inputs",
                              (long long)config->out_channels, (long long)config->in_channels);
-    if (context && options->prompts->floats != context)
+    if (row && options->prompts->floats != row)
         return npo_error_set(error, NPO_E_SHAPE,
                              "text embeddings have %zu values a prompt, the network expects %zu",
-                             options->prompts->floats, context);
+                             options->prompts->floats, row);
     return NPO_OK;
 }
 
@@ -94,6 +97,7 @@ npo_err npo_trainer_new(const npo_trainer_options *options, npo_trainer **ret_tr
                              (size_t)options->config->in_channels;
     trainer->context_floats =
         (size_t)npo_unet_config_context(options->config) * (size_t)options->shape.context_len;
+    trainer->added_floats = (size_t)npo_unet_config_added(options->config);
     npo_err err = npo_objective_init(&trainer->objective, options, error);
     if (err)
         goto out;
@@ -191,6 +195,19 @@ const float *npo_trainer_prediction(const npo_trainer *trainer)
 
 /* ---- gradients ---- */
 
+static void feed_prompt(npo_trainer *trainer, size_t index, const float *row)
+{
+    npo_objective *objective = &trainer->objective;
+    const npo_unet_config *config = trainer->options.config;
+    if (trainer->context_floats)
+        memcpy(objective->context + index * trainer->context_floats, row,
+               trainer->context_floats * sizeof *row);
+    if (trainer->added_floats)
+        npo_unet_split_added(config, row + trainer->context_floats,
+                             objective->pooled + index * (size_t)config->pooled_channels,
+                             objective->time_ids + index * NPO_UNET_TIME_IDS);
+}
+
 static void feed(npo_trainer *trainer, const npo_batch *batch, int64_t first)
 {
     npo_objective *objective = &trainer->objective;
@@ -201,10 +218,8 @@ static void feed(npo_trainer *trainer, const npo_batch *batch, int64_t first)
     memcpy(objective->t, batch->t + at, n * sizeof(float));
     memcpy(objective->ca, batch->ca + at, n * sizeof(float));
     memcpy(objective->cb, batch->cb + at, n * sizeof(float));
-    for (size_t i = 0; trainer->context_floats && i < n; i++)
-        memcpy(objective->context + i * trainer->context_floats,
-               npo_prompts_row(trainer->options.prompts, batch->prompt[at + i]),
-               trainer->context_floats * sizeof(float));
+    for (size_t i = 0; trainer->context_floats + trainer->added_floats && i < n; i++)
+        feed_prompt(trainer, i, npo_prompts_row(trainer->options.prompts, batch->prompt[at + i]));
 }
 
 static npo_err accumulate(npo_trainer *trainer, const npo_batch *batch, double *ret_loss,

@@ -5,6 +5,7 @@
 #include "worker/model/networks/unet.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static const char config_text[] =
@@ -12,7 +13,8 @@ static const char config_text[] =
     "\"down_block_types\": [\"DownBlock2D\", \"CrossAttnDownBlock2D\"],"
     "\"up_block_types\": [\"CrossAttnUpBlock2D\", \"UpBlock2D\"],"
     "\"block_out_channels\": [8, 16], \"norm_num_groups\": 4, \"cross_attention_dim\": 8,"
-    "\"attention_head_dim\": 2}";
+    "\"attention_head_dim\": 2, \"addition_embed_type\": %s, \"addition_time_embed_dim\": 4,"
+    "\"projection_class_embeddings_input_dim\": 29}";
 
 /* Weights of a matrix at 1 / sqrt(inputs), vectors near 1 for scales and near 0 for biases. */
 static void fill(small_unet *unet, uint64_t seed)
@@ -30,14 +32,16 @@ static void fill(small_unet *unet, uint64_t seed)
     }
 }
 
-void small_unet_init(small_unet *unet, uint64_t seed)
+static void init(small_unet *unet, const char *addition, uint64_t seed)
 {
+    char config[sizeof config_text + 16];
     npo_error error = {0};
     *unet = (small_unet){.shape = {SMALL_SIDE, SMALL_SIDE, SMALL_TOKENS},
                          .latent = {SMALL_SIDE, SMALL_SIDE, SMALL_CHANNELS}};
     const npo_backend_options options = {.device = "cpu", .threads = 1};
     assert_int_equal(npo_backend_new(&options, &unet->backend, &error), NPO_OK);
-    cJSON *json = cJSON_Parse(config_text);
+    snprintf(config, sizeof config, config_text, addition);
+    cJSON *json = cJSON_Parse(config);
     npo_err err = npo_unet_config_read(json, "small", &unet->config, &error);
     cJSON_Delete(json);
     if (err)
@@ -47,11 +51,21 @@ void small_unet_init(small_unet *unet, uint64_t seed)
     fill(unet, seed);
     npo_rng rng = npo_rng_stream(seed, NPO_RNG_SAMPLE_NOISE, 0, 0);
     npo_rng_gaussians(&rng, sizeof unet->embeddings / sizeof *unet->embeddings, unet->embeddings);
-    size_t floats = SMALL_TOKENS * SMALL_CONTEXT;
+    size_t floats = SMALL_TOKENS * SMALL_CONTEXT + (size_t)npo_unet_config_added(&unet->config);
     unet->prompts = (npo_prompts){.rows = unet->embeddings,
                                   .count = SMALL_PROMPTS,
                                   .empty = unet->embeddings + SMALL_PROMPTS * floats,
                                   .floats = floats};
+}
+
+void small_unet_init(small_unet *unet, uint64_t seed)
+{
+    init(unet, "null", seed);
+}
+
+void small_unet_init_added(small_unet *unet, uint64_t seed)
+{
+    init(unet, "\"text_time\"", seed);
 }
 
 void small_unet_fini(small_unet *unet)

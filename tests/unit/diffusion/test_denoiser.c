@@ -39,16 +39,6 @@ static void fill_inputs(void)
     }
 }
 
-static npo_network_denoiser *make(int64_t micro_batch)
-{
-    npo_network_denoiser *denoiser = NULL;
-    npo_error error = {0};
-    assert_int_equal(npo_network_denoiser_new(network, unet.params, &unet.prompts, micro_batch,
-                                              &denoiser, &error),
-                     NPO_OK);
-    return denoiser;
-}
-
 static void predict(npo_network_denoiser *denoiser, int64_t n, const float *from,
                     const float *times, const int32_t *prompts, float *to)
 {
@@ -58,35 +48,68 @@ static void predict(npo_network_denoiser *denoiser, int64_t n, const float *from
     assert_int_equal(d->predict(d->self, n, from, times, prompts, to, &error), NPO_OK);
 }
 
-/* What the network itself says of each sample's x, t and prompt. */
-static void test_denoiser_feeds_the_network(void **state)
+static npo_network_denoiser *make_on(small_unet *on, npo_network *of, int64_t micro_batch)
 {
-    npo_network_denoiser *denoiser = make(MICRO);
+    npo_network_denoiser *denoiser = NULL;
+    npo_error error = {0};
+    assert_int_equal(
+        npo_network_denoiser_new(of, on->params, &on->prompts, micro_batch, &denoiser, &error),
+        NPO_OK);
+    return denoiser;
+}
+
+/* What the network itself says of each sample's x, t and prompt. */
+static void check_feeding(small_unet *on, npo_network *of)
+{
+    npo_network_denoiser *denoiser = make_on(on, of, MICRO);
     npo_error error = {0};
     fill_inputs();
     predict(denoiser, N, x, t, prompt, out);
     for (int i = 0; i < N; i++) {
         float one_x[MICRO * FLOATS], one_out[MICRO * FLOATS], times[MICRO];
-        float context[MICRO * SMALL_TOKENS * SMALL_CONTEXT];
+        float context[MICRO * SMALL_TOKENS * SMALL_CONTEXT], added[MICRO * SMALL_ADDED] = {0};
+        const float *row = npo_prompts_row(&on->prompts, prompt[i]);
         for (int k = 0; k < MICRO; k++) {
             memcpy(one_x + k * FLOATS, x + i * FLOATS, FLOATS * sizeof *x);
             times[k] = t[i];
-            memcpy(context + k * SMALL_TOKENS * SMALL_CONTEXT,
-                   npo_prompts_row(&unet.prompts, prompt[i]),
+            memcpy(context + k * SMALL_TOKENS * SMALL_CONTEXT, row,
                    SMALL_TOKENS * SMALL_CONTEXT * sizeof *context);
+            memcpy(added + k * SMALL_ADDED, row + SMALL_TOKENS * SMALL_CONTEXT,
+                   npo_network_added_floats(of) * sizeof *added);
         }
         assert_int_equal(
-            npo_network_eval(network, unet.params, MICRO, one_x, times, context, one_out, &error),
+            npo_network_eval(of, on->params, MICRO, one_x, times, context, added, one_out, &error),
             NPO_OK);
         assert_memory_equal(out + i * FLOATS, one_out, FLOATS * sizeof *out);
     }
     npo_network_denoiser_free(denoiser);
 }
 
+static void test_denoiser_feeds_the_network(void **state)
+{
+    check_feeding(&unet, network);
+}
+
+static void test_denoiser_feeds_added_conditioning(void **state)
+{
+    small_unet with_added;
+    npo_network *of;
+    npo_error error = {0};
+    small_unet_init_added(&with_added, 1);
+    assert_int_equal(npo_network_new(with_added.backend, with_added.layout, &with_added.config,
+                                     &with_added.shape, &of, &error),
+                     NPO_OK);
+    assert_int_equal(npo_network_added_floats(of), SMALL_ADDED);
+    assert_int_equal(npo_network_added_floats(network), 0);
+    check_feeding(&with_added, of);
+    npo_network_free(of);
+    small_unet_fini(&with_added);
+}
+
 /* A sample has the same bits alone, last, first, or among others. */
 static void test_denoiser_results_do_not_depend_on_company(void **state)
 {
-    npo_network_denoiser *denoiser = make(MICRO);
+    npo_network_denoiser *denoiser = make_on(&unet, network, MICRO);
     fill_inputs();
     predict(denoiser, N, x, t, prompt, expected);
     for (int first = 0; first < N; first++)
@@ -100,7 +123,7 @@ static void test_denoiser_results_do_not_depend_on_company(void **state)
 
 static void test_denoiser_uses_other_weights_when_told(void **state)
 {
-    npo_network_denoiser *denoiser = make(MICRO);
+    npo_network_denoiser *denoiser = make_on(&unet, network, MICRO);
     npo_params *other = NULL;
     fill_inputs();
     predict(denoiser, N, x, t, prompt, expected);
@@ -137,6 +160,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_denoiser_feeds_the_network),
+        cmocka_unit_test(test_denoiser_feeds_added_conditioning),
         cmocka_unit_test(test_denoiser_results_do_not_depend_on_company),
         cmocka_unit_test(test_denoiser_uses_other_weights_when_told),
         cmocka_unit_test(test_denoiser_refuses_what_does_not_fit),

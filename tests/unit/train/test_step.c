@@ -70,24 +70,29 @@ static void test_step_micro_batches_add_up(void **state)
 }
 
 /* The loss is that of the prediction ca x + cb out, here from the network itself. */
-static void test_step_loss_is_the_pseudo_huber_mean(void **state)
+static void check_loss(small_unet *on)
 {
     enum { N = 2 };
-    npo_trainer *trainer = small_trainer(&unet, NULL, N);
+    npo_trainer *trainer = small_trainer(on, NULL, N);
     npo_network *network = NULL;
     npo_batch batch;
     npo_train_result result;
     npo_error error = {0};
-    float context[N * SMALL_TOKENS * SMALL_CONTEXT], out[N * SMALL_FLOATS];
+    float context[N * SMALL_TOKENS * SMALL_CONTEXT], added[N * SMALL_ADDED] = {0};
+    float out[N * SMALL_FLOATS];
     small_batch(&batch, 0, N);
-    for (int i = 0; i < N; i++)
-        memcpy(context + i * SMALL_TOKENS * SMALL_CONTEXT,
-               npo_prompts_row(&unet.prompts, batch.prompt[i]), sizeof context / N);
     assert_int_equal(
-        npo_network_new(unet.backend, unet.layout, &unet.config, &unet.shape, &network, &error),
+        npo_network_new(on->backend, on->layout, &on->config, &on->shape, &network, &error),
         NPO_OK);
+    for (int i = 0; i < N; i++) {
+        const float *row = npo_prompts_row(&on->prompts, batch.prompt[i]);
+        memcpy(context + i * SMALL_TOKENS * SMALL_CONTEXT, row, sizeof context / N);
+        memcpy(added + i * SMALL_ADDED, row + SMALL_TOKENS * SMALL_CONTEXT,
+               npo_network_added_floats(network) * sizeof *added);
+    }
     assert_int_equal(
-        npo_network_eval(network, unet.params, N, batch.x, batch.t, context, out, &error), NPO_OK);
+        npo_network_eval(network, on->params, N, batch.x, batch.t, context, added, out, &error),
+        NPO_OK);
     double sum = 0;
     assert_int_equal(npo_trainer_gradients(trainer, &batch, &result, &error), NPO_OK);
     for (int i = 0; i < N * SMALL_FLOATS; i++) {
@@ -101,6 +106,19 @@ static void test_step_loss_is_the_pseudo_huber_mean(void **state)
     npo_batch_fini(&batch);
     npo_network_free(network);
     npo_trainer_free(trainer);
+}
+
+static void test_step_loss_is_the_pseudo_huber_mean(void **state)
+{
+    check_loss(&unet);
+}
+
+static void test_step_feeds_added_conditioning(void **state)
+{
+    small_unet with_added;
+    small_unet_init_added(&with_added, 1);
+    check_loss(&with_added);
+    small_unet_fini(&with_added);
 }
 
 /* Clipping, AdamW's first step (torch: decay, then lr * g / (|g| + eps)) and the EMA by hand. */
@@ -231,6 +249,7 @@ int main(void)
         cmocka_unit_test(test_step_gives_the_same_bytes_twice),
         cmocka_unit_test(test_step_micro_batches_add_up),
         cmocka_unit_test(test_step_loss_is_the_pseudo_huber_mean),
+        cmocka_unit_test(test_step_feeds_added_conditioning),
         cmocka_unit_test(test_step_update_is_adamw_and_ema),
         cmocka_unit_test(test_step_leaves_small_gradients_unclipped),
         cmocka_unit_test(test_step_learns),

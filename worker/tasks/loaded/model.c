@@ -23,6 +23,38 @@ static npo_err read_shape(npo_model *model, npo_error *error)
     return NPO_OK;
 }
 
+/* The network's conditioning must be what the text encoder makes. */
+static npo_err check_text(const npo_model *model, npo_error *error)
+{
+    const npo_unet_config *config = &model->config;
+    int64_t context = npo_unet_config_context(config);
+    int64_t channels = npo_text_encoder_channels(model->text);
+    int64_t pooled = npo_text_encoder_pooled(model->text);
+    if (context && context != channels)
+        return npo_error_set(error, NPO_E_SHAPE,
+                             "'%s': found cross_attention_dim %lld, expected %lld as the text "
+                             "embeddings have",
+                             model->folder.unet_config, (long long)context, (long long)channels);
+    if (config->pooled_channels != pooled)
+        return npo_error_set(error, NPO_E_SHAPE,
+                             "'%s': found added conditioning on a pooled text of %lld channels, "
+                             "expected %lld as the text encoder has",
+                             model->folder.unet_config, (long long)config->pooled_channels,
+                             (long long)pooled);
+    return NPO_OK;
+}
+
+static npo_err read_pixel_factor(npo_model *model, npo_error *error)
+{
+    npo_autoencoder_config config;
+    model->pixel_factor = 1;
+    if (!model->folder.vae_config)
+        return NPO_OK;
+    NPO_TRY(npo_autoencoder_config_load(model->folder.vae_config, &config, error));
+    model->pixel_factor = npo_autoencoder_config_factor(&config);
+    return NPO_OK;
+}
+
 static npo_err load_base(npo_model *model, npo_error *error)
 {
     if (!model->folder.unet_weights)
@@ -43,6 +75,8 @@ static npo_err load(npo_model *model, npo_backend *backend, const char *path, np
     NPO_TRY(npo_schedule_new(&schedule, &model->schedule, error));
     NPO_TRY(npo_text_encoder_new(backend, &model->folder, &model->text, error));
     NPO_TRY(read_shape(model, error));
+    NPO_TRY(check_text(model, error));
+    NPO_TRY(read_pixel_factor(model, error));
     NPO_TRY(load_base(model, error));
     return npo_network_new(backend, model->layout, &model->config, &model->shape, &model->network,
                            error);
@@ -87,10 +121,29 @@ npo_err npo_model_need_second(npo_model *model, npo_backend *backend, npo_error 
                            error);
 }
 
-static npo_err hash_prompts(const char *const *prompts, size_t count, npo_hash *ret_hash)
+typedef struct {
+    size_t context, added; /* values of a row's two parts */
+    float time_ids[NPO_UNET_TIME_IDS];
+} row_shape;
+
+static row_shape shape_of(const npo_model *model)
+{
+    float height = (float)(model->latent.height * model->pixel_factor);
+    float width = (float)(model->latent.width * model->pixel_factor);
+    return (row_shape){
+        .context =
+            (size_t)(npo_text_encoder_length(model->text) * npo_text_encoder_channels(model->text)),
+        .added = (size_t)npo_unet_config_added(&model->config),
+        .time_ids = {height, width, 0, 0, height, width},
+    };
+}
+
+static npo_err hash_prompts(const row_shape *shape, const char *const *prompts, size_t count,
+                            npo_hash *ret_hash)
 {
     npo_hasher *hasher;
     NPO_TRY(npo_hasher_new(&hasher));
+    npo_hasher_add(hasher, shape->time_ids, sizeof shape->time_ids);
     for (size_t i = 0; i < count; i++)
         npo_hasher_add(hasher, prompts[i], strlen(prompts[i]) + 1);
     *ret_hash = npo_hasher_digest(hasher);
@@ -98,21 +151,32 @@ static npo_err hash_prompts(const char *const *prompts, size_t count, npo_hash *
     return NPO_OK;
 }
 
-static npo_err encode_rows(npo_model *model, const char *const *prompts, size_t count,
-                           npo_error *error)
+/* prompt: NULL for the empty one. */
+static npo_err encode_row(npo_model *model, const row_shape *shape, const char *prompt,
+                          float *ret_row, npo_error *error)
 {
-    size_t floats =
-        (size_t)(npo_text_encoder_length(model->text) * npo_text_encoder_channels(model->text));
+    float *pooled = ret_row + shape->context;
+    if (shape->added)
+        memcpy(pooled + shape->added - NPO_UNET_TIME_IDS, shape->time_ids, sizeof shape->time_ids);
+    if (!prompt)
+        return npo_text_encoder_encode_empty(model->text, ret_row, pooled, error);
+    return npo_text_encoder_encode(model->text, &prompt, 1, ret_row, pooled, error);
+}
+
+static npo_err encode_rows(npo_model *model, const row_shape *shape, const char *const *prompts,
+                           size_t count, npo_error *error)
+{
+    size_t floats = shape->context + shape->added;
     float *rows = calloc(count ? count : 1, floats * sizeof *rows);
     float *empty = calloc(floats, sizeof *empty);
     npo_err err = NPO_OK;
     if (!rows || !empty)
         err =
             npo_error_set(error, NPO_E_NOMEM, "no memory for the embeddings of %zu prompts", count);
+    for (size_t i = 0; err == NPO_OK && i < count; i++)
+        err = encode_row(model, shape, prompts[i], rows + i * floats, error);
     if (err == NPO_OK)
-        err = npo_text_encoder_encode(model->text, prompts, count, rows, error);
-    if (err == NPO_OK)
-        err = npo_text_encoder_encode(model->text, (const char *const[]){""}, 1, empty, error);
+        err = encode_row(model, shape, NULL, empty, error);
     if (err != NPO_OK) {
         free(rows);
         free(empty);
@@ -130,12 +194,13 @@ npo_err npo_model_encode(npo_model *model, const char *const *prompts, size_t co
                          npo_error *error)
 {
     npo_hash hash;
-    npo_err err = hash_prompts(prompts, count, &hash);
+    row_shape shape = shape_of(model);
+    npo_err err = hash_prompts(&shape, prompts, count, &hash);
     if (err != NPO_OK)
         return npo_error_set(error, err, "cannot encode prompts: %s", npo_err_text(err));
     if (model->has_prompts && npo_hash_equal(&hash, &model->prompts_hash))
         return NPO_OK;
-    NPO_TRY(encode_rows(model, prompts, count, error));
+    NPO_TRY(encode_rows(model, &shape, prompts, count, error));
     model->prompts_hash = hash;
     model->has_prompts = true;
     return NPO_OK;

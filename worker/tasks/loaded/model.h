@@ -19,6 +19,7 @@ typedef struct {
     npo_text_encoder *text;
     npo_network_shape shape;
     npo_latent_shape latent;
+    int64_t pixel_factor; /* pixels a latent position on each side: of the VAE, 1 without one */
     npo_network *network;
     /* A second one for the negative branch, so that neither packs its weights anew at every step.
      * NULL until npo_model_need_second. */
@@ -38,7 +39,9 @@ npo_err npo_model_open(npo_backend *backend, const char *path, npo_model **ret_m
 void npo_model_free(npo_model *model);
 npo_err npo_model_need_second(npo_model *model, npo_backend *backend,
                               npo_error *error) NPO_MUST_CHECK;
-/* Embeddings of the prompts (ids by their order) and of the empty prompt, in model->prompts. */
+/* Embeddings of the prompts (ids by their order) and of the empty prompt, in model->prompts. The
+ * time ids of a model with added conditioning say that images have, and had before any cropping,
+ * the size of the latent in pixels. */
 npo_err npo_model_encode(npo_model *model, const char *const *prompts, size_t count,
                          npo_error *error) NPO_MUST_CHECK;
 
