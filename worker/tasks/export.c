@@ -30,7 +30,8 @@ static npo_err export_pipeline(npo_context *ctx, const char *out)
     NPO_TRY(npo_context_input(ctx, "model", &model_path));
     NPO_TRY(npo_loaded_model(ctx->cache, model_path, &model, ctx->error));
     NPO_TRY(npo_loaded_weights(ctx->cache, path, kind, &params, ctx->error));
-    return npo_folder_save(&model->folder, params, dtype_of(ctx->task->spec->recipe), out,
+    npo_weights_made weights = npo_weights_of(params);
+    return npo_folder_save(&model->folder, &weights, dtype_of(ctx->task->spec->recipe), out,
                            ctx->error);
 }
 

@@ -131,8 +131,9 @@ static npo_err save_folder(npo_error *error)
 {
     npo_folder folder;
     NPO_TRY(npo_folder_open(GOLDEN("sd15-tiny"), &folder, error));
+    npo_weights_made weights = npo_weights_of(params);
     npo_err err =
-        npo_folder_save_unet(&folder, params, NPO_TENSOR_F32, scratch_path("unet"), error);
+        npo_folder_save_unet(&folder, &weights, NPO_TENSOR_F32, scratch_path("unet"), error);
     npo_folder_fini(&folder);
     return err;
 }

@@ -17,8 +17,6 @@
 #include "kernels/params.h"
 #include "worker/model/files/safetensors.h"
 
-#define NPO_LORA_RANK_MAX 4096
-
 typedef struct {
     char module[NPO_PARAM_NAME_MAX]; /* of the UNet, without ".weight" */
     int64_t rank;

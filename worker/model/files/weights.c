@@ -2,6 +2,7 @@
 
 #include "worker/model/files/complaints.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -188,10 +189,10 @@ static npo_err read_tensor(const reading *r, const npo_param_info *info, float *
     return NPO_OK;
 }
 
-npo_err npo_weights_read(const npo_safetensors *file, const npo_weights_map *map,
-                         npo_params *params, npo_error *error)
+/* Begins a reading: everything but the values is checked. */
+static npo_err check_file(const npo_safetensors *file, const npo_weights_map *map,
+                          const npo_layout *layout, reading *ret_reading, npo_error *error)
 {
-    const npo_layout *layout = npo_params_layout(params);
     const char *path = npo_safetensors_path(file);
     size_t count = npo_safetensors_count(file);
     reading r = {.file = file, .map = map ? map : &no_map};
@@ -203,7 +204,32 @@ npo_err npo_weights_read(const npo_safetensors *file, const npo_weights_map *map
         check_tensor(&r, npo_layout_at(layout, i));
     check_unexpected(&r);
     free(r.used);
+    r.used = NULL;
     NPO_TRY(npo_complaints_finish(&r.complaints, path, error));
+    *ret_reading = r;
+    return NPO_OK;
+}
+
+npo_err npo_weights_find(const npo_safetensors *file, const npo_weights_map *map,
+                         const npo_layout *layout, const npo_tensor **ret_tensors, npo_error *error)
+{
+    reading r;
+    NPO_TRY(check_file(file, map, layout, &r, error));
+    for (size_t i = 0; i < npo_layout_count(layout); i++) {
+        stored s = find_stored(&r, npo_layout_at(layout, i));
+        assert(!s.place.third && !s.place.transposed);
+        ret_tensors[i] = s.tensor;
+    }
+    return NPO_OK;
+}
+
+npo_err npo_weights_read(const npo_safetensors *file, const npo_weights_map *map,
+                         npo_params *params, npo_error *error)
+{
+    const npo_layout *layout = npo_params_layout(params);
+    const char *path = npo_safetensors_path(file);
+    reading r;
+    NPO_TRY(check_file(file, map, layout, &r, error));
     float *data = npo_params_edit(params);
     for (size_t i = 0; i < npo_layout_count(layout); i++) {
         const npo_param_info *info = npo_layout_at(layout, i);
@@ -226,25 +252,62 @@ npo_err npo_weights_load(const char *path, const npo_weights_map *map, npo_param
 
 /* ---- writing ---- */
 
-npo_err npo_weights_save(const char *path, const npo_params *params, npo_tensor_dtype dtype,
-                         const npo_weights_map *map, npo_error *error)
+/* A tensor that is made while it is written. */
+typedef struct {
+    const npo_weights_made *weights;
+    size_t tensor;
+} made_tensor;
+
+static npo_err fill_made(void *user, size_t first, size_t n, float *ret_values, npo_error *error)
+{
+    const made_tensor *made = user;
+    return made->weights->fill(made->weights->user, made->tensor, first, n, ret_values, error);
+}
+
+npo_err npo_weights_write(const char *path, const npo_weights_made *weights, npo_tensor_dtype dtype,
+                          const npo_weights_map *map, npo_error *error)
 {
     static const npo_tensor_metadata format = {"format", "pt"};
-    const npo_layout *layout = npo_params_layout(params);
-    size_t count = npo_layout_count(layout);
-    npo_tensor_source *sources = calloc(count ? count : 1, sizeof *sources);
-    if (!sources)
-        return npo_error_set(error, NPO_E_NOMEM, "cannot write '%s': out of memory", path);
-    for (size_t i = 0; i < count; i++) {
-        const npo_param_info *info = npo_layout_at(layout, i);
+    size_t count = npo_layout_count(weights->layout);
+    npo_tensor_source *sources = calloc(count + 1, sizeof *sources);
+    made_tensor *made = calloc(count + 1, sizeof *made);
+    npo_err err = sources && made ? NPO_OK : NPO_E_NOMEM;
+    if (err)
+        npo_error_set(error, err, "cannot write '%s': out of memory", path);
+    for (size_t i = 0; !err && i < count; i++) {
+        const npo_param_info *info = npo_layout_at(weights->layout, i);
         const int64_t *dims;
+        made[i] = (made_tensor){weights, i};
         sources[i] = (npo_tensor_source){
-            .name = info->name, .dtype = dtype, .data = npo_params_data(params) + info->offset};
+            .name = info->name, .dtype = dtype, .fill = fill_made, .user = &made[i]};
         stored_shape(info, map ? map : &no_map, &sources[i].ndim, &dims);
         memcpy(sources[i].dims, dims, (size_t)sources[i].ndim * sizeof *dims);
     }
-    npo_err err = npo_safetensors_write_shards(path, sources, count, &format, 1,
-                                               NPO_WEIGHTS_SHARD_BYTES, error);
+    if (!err)
+        err = npo_safetensors_write_shards(path, sources, count, &format, 1,
+                                           NPO_WEIGHTS_SHARD_BYTES, error);
     free(sources);
+    free(made);
     return err;
+}
+
+static npo_err fill_from_set(void *user, size_t tensor, size_t first, size_t n, float *ret_values,
+                             npo_error *error)
+{
+    const npo_params *params = user;
+    const npo_param_info *info = npo_layout_at(npo_params_layout(params), tensor);
+    memcpy(ret_values, npo_params_data(params) + info->offset + first, n * sizeof *ret_values);
+    return NPO_OK;
+}
+
+npo_weights_made npo_weights_of(const npo_params *params)
+{
+    return (npo_weights_made){npo_params_layout(params), fill_from_set, (void *)params};
+}
+
+npo_err npo_weights_save(const char *path, const npo_params *params, npo_tensor_dtype dtype,
+                         const npo_weights_map *map, npo_error *error)
+{
+    npo_weights_made weights = npo_weights_of(params);
+    return npo_weights_write(path, &weights, dtype, map, error);
 }

@@ -34,14 +34,35 @@ typedef struct {
  * finite, found while reading: params are filled in part then. */
 npo_err npo_weights_read(const npo_safetensors *file, const npo_weights_map *map,
                          npo_params *params, npo_error *error) NPO_MUST_CHECK;
+/* The file's tensor for each of the layout, [npo_layout_count], so that their values can be read
+ * when they are needed: they are not looked at here. For networks whose tensors are whole in
+ * single-file checkpoints (UNets; asserted). Errors: those of npo_weights_read but for values. */
+npo_err npo_weights_find(const npo_safetensors *file, const npo_weights_map *map,
+                         const npo_layout *layout, const npo_tensor **ret_tensors,
+                         npo_error *error) NPO_MUST_CHECK;
 /* npo_safetensors_open, npo_weights_read. */
 npo_err npo_weights_load(const char *path, const npo_weights_map *map, npo_params *params,
                          npo_error *error) NPO_MUST_CHECK;
 /* Tensors of more bytes are written in shards, as diffusers does. */
 #define NPO_WEIGHTS_SHARD_BYTES ((uint64_t)10000000000)
 
+/* Values that are made while they are written. */
+typedef struct {
+    const npo_layout *layout;
+    /* Elements [first, first + n) of a tensor of the layout, asked for once and in order; tensors
+     * come in any. */
+    npo_err (*fill)(void *user, size_t tensor, size_t first, size_t n, float *ret_values,
+                    npo_error *error);
+    void *user;
+} npo_weights_made;
+
+npo_weights_made npo_weights_of(const npo_params *params); /* those of a set, borrowed */
+
 /* Durable. dtype: F32, F16 or BF16 for all tensors. Metadata {"format": "pt"}, which transformers
  * and diffusers look for. path: as npo_safetensors_write_shards has it. */
+npo_err npo_weights_write(const char *path, const npo_weights_made *weights, npo_tensor_dtype dtype,
+                          const npo_weights_map *map, npo_error *error) NPO_MUST_CHECK;
+/* The same of a set. */
 npo_err npo_weights_save(const char *path, const npo_params *params, npo_tensor_dtype dtype,
                          const npo_weights_map *map, npo_error *error) NPO_MUST_CHECK;
 
