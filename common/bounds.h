@@ -39,7 +39,8 @@ enum {
     NPO_EVENTS_PER_REPLY_MAX = 500,
     NPO_STREAM_BYTES_MAX = 64 << 20, /* one log or metrics stream of a (task, attempt) */
     NPO_SAFETENSORS_HEADER_BYTES_MAX = 100 << 20, /* as the reference implementation */
-    NPO_TENSOR_DIMS_MAX = 8
+    NPO_TENSOR_DIMS_MAX = 8,
+    NPO_LORA_RANK_MAX = 4096
 };
 
 #endif
