@@ -70,6 +70,11 @@ typedef struct {
                   float *param, float *exp_avg, float *exp_avg_sq);
     void (*multiply)(npo_backend *be, const npo_matrix_product *product); /* kernels/matrix.h */
     void (*put)(npo_backend *be, float value, float *at);
+
+    /* bf16, rounded to nearest even; round: f32 with the values of bf16 */
+    void (*widen_bf16)(npo_backend *be, size_t n, const uint16_t *x, float *y);
+    void (*narrow_bf16)(npo_backend *be, size_t n, const float *x, uint16_t *y);
+    void (*round_bf16)(npo_backend *be, size_t n, const float *x, float *y);
 } npo_backend_ops;
 
 enum { NPO_BACKEND_CLASS_MAX = 96 };

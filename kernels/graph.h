@@ -9,9 +9,10 @@
  * Values may be used by any number of ops; their gradients add up in a fixed order, the last
  * recorded use first.
  *
- * Activations are f32, channels last: images [N, H, W, C], tokens [N, L, C]. A graph belongs to one
- * thread at a time; a backend's graphs share its arena, so only one of them runs at a time, and the
- * inputs, outputs and gradients that can be read after a run live outside the shared part. */
+ * Activations are f32 for the caller, channels last: images [N, H, W, C], tokens [N, L, C]. A graph
+ * belongs to one thread at a time; a backend's graphs share its arena, so only one of them runs at
+ * a time, and the inputs, outputs and gradients that can be read after a run live outside the
+ * shared part. */
 #ifndef NPO_KERNELS_GRAPH_H
 #define NPO_KERNELS_GRAPH_H
 
@@ -46,6 +47,9 @@ npo_value npo_graph_input(npo_graph *graph, const char *name, npo_dtype dtype, i
 npo_value npo_graph_param(npo_graph *graph, const char *name, int ndim, const int64_t *dims);
 /* Names a value that can be read after a run (network output, a block's output in tests). */
 void npo_graph_output(npo_graph *graph, const char *name, npo_value value);
+/* Begins a block: a piece of the network, such as a residual block, that a plan may compute again
+ * before its backward instead of keeping its activations. */
+void npo_graph_block(npo_graph *graph);
 const npo_shape *npo_graph_shape(const npo_graph *graph, npo_value value); /* NULL for NONE */
 /* Records a failure of model code ("config asks for X"), sticky like an op's own. */
 void npo_graph_fail(npo_graph *graph, npo_err code, const char *format, ...) NPO_PRINTF(3, 4);
@@ -55,21 +59,33 @@ bool npo_graph_failed(const npo_graph *graph);
 
 enum { NPO_PACKED_BYTES_DEFAULT = 256 << 20 };
 
+/* F32: everything. BF16: activations are stored and weights of products rounded to bf16;
+ * parameters, sums, statistics, losses and what they read, and all gradients stay f32. */
+typedef enum { NPO_COMPUTE_F32, NPO_COMPUTE_BF16 } npo_compute;
+
 typedef struct {
     npo_value loss;   /* scalar to differentiate, NPO_VALUE_NONE: forward only */
     bool input_grads; /* also keep gradients of f32 inputs (tests) */
     /* Bytes of weights in the device's layout that the graph may hold from run to run, 0:
      * NPO_PACKED_BYTES_DEFAULT. What does not fit is packed layer by layer, just before its use. */
     size_t packed_bytes;
+    /* Bytes for the arena, 0: no limit. Blocks (npo_graph_block) are computed again in the backward
+     * pass, those with the fewest flops a byte first, until what is left fits; the results stay the
+     * same bit for bit. */
+    size_t arena_bytes;
+    npo_compute compute;
 } npo_plan_options;
 
 typedef struct {
     size_t arena_bytes;   /* shared activations and scratch */
     size_t private_bytes; /* inputs, outputs, packed weights */
     double forward_flops, backward_flops;
+    int blocks, recomputed_blocks;
+    double recompute_flops; /* of a backward pass, beside backward_flops */
 } npo_plan_info;
 
-/* ret_info: NULL where not wanted. */
+/* ret_info: NULL where not wanted. Errors: NPO_E_NOMEM where the system has not enough, or where
+ * arena_bytes is too little with every block recomputed: the sentence says what is needed. */
 npo_err npo_graph_plan(npo_graph *graph, const npo_plan_options *options, npo_plan_info *ret_info,
                        npo_error *error) NPO_MUST_CHECK;
 

@@ -47,6 +47,7 @@ typedef struct {
     int inputs, required;
     unsigned grads, identity, reads, inplace;
     bool overwrite;
+    unsigned weights, exact;
 } npo_op_rule;
 
 const npo_op_rule *npo_op_rule_of(npo_op_kind kind);

@@ -288,4 +288,7 @@ const npo_backend_ops npo_cpu_backend_ops = {
     .adamw = npo_cpu_adamw,
     .multiply = npo_cpu_multiply,
     .put = cpu_put,
+    .widen_bf16 = npo_cpu_widen_bf16,
+    .narrow_bf16 = npo_cpu_narrow_bf16,
+    .round_bf16 = npo_cpu_round_bf16,
 };

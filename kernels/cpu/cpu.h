@@ -74,5 +74,9 @@ void npo_cpu_adamw(npo_backend *be, size_t n, const npo_adamw *hyper, const floa
                    float *param, float *exp_avg, float *exp_avg_sq);
 /* kernels/matrix.h (matrix.c) */
 void npo_cpu_multiply(npo_backend *be, const npo_matrix_product *p);
+/* bf16 (vec.c) */
+void npo_cpu_widen_bf16(npo_backend *be, size_t n, const uint16_t *x, float *y);
+void npo_cpu_narrow_bf16(npo_backend *be, size_t n, const float *x, uint16_t *y);
+void npo_cpu_round_bf16(npo_backend *be, size_t n, const float *x, float *y);
 
 #endif

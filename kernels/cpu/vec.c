@@ -75,3 +75,35 @@ void npo_cpu_adamw(npo_backend *be, size_t n, const npo_adamw *h, const float *g
                           exp_avg_sq + p.first);
     }
 }
+
+/* ---- bf16 ---- */
+
+void npo_cpu_widen_bf16(npo_backend *be, size_t n, const uint16_t *x, float *y)
+{
+    const npo_cpu *cpu = be->device;
+#pragma omp parallel num_threads(npo_cpu_team(cpu, n))
+    {
+        npo_cpu_part p = npo_cpu_part_of(n, 1024);
+        cpu->k->widen_bf16(p.last - p.first, x + p.first, y + p.first);
+    }
+}
+
+void npo_cpu_narrow_bf16(npo_backend *be, size_t n, const float *x, uint16_t *y)
+{
+    const npo_cpu *cpu = be->device;
+#pragma omp parallel num_threads(npo_cpu_team(cpu, n))
+    {
+        npo_cpu_part p = npo_cpu_part_of(n, 1024);
+        cpu->k->narrow_bf16(p.last - p.first, x + p.first, y + p.first);
+    }
+}
+
+void npo_cpu_round_bf16(npo_backend *be, size_t n, const float *x, float *y)
+{
+    const npo_cpu *cpu = be->device;
+#pragma omp parallel num_threads(npo_cpu_team(cpu, n))
+    {
+        npo_cpu_part p = npo_cpu_part_of(n, 1024);
+        cpu->k->round_bf16(p.last - p.first, x + p.first, y + p.first);
+    }
+}

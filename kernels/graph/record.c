@@ -24,6 +24,7 @@ static void free_steps(npo_graph *graph)
         if (graph->steps[i].prepared)
             graph->backend->ops->op_finish(graph->backend, &graph->steps[i].work);
     free(graph->steps);
+    free(graph->calls);
 }
 
 void npo_graph_free(npo_graph *graph)
@@ -193,6 +194,13 @@ npo_value npo_graph_view(npo_graph *graph, npo_value of, const npo_shape *shape)
     return value;
 }
 
+void npo_graph_block(npo_graph *graph)
+{
+    bool empty = !graph->node_count || graph->nodes[graph->node_count - 1].block != graph->block;
+    if (!graph->err && !empty)
+        graph->block++;
+}
+
 void npo_graph_output(npo_graph *graph, const char *name, npo_value value)
 {
     if (graph->err)
@@ -264,7 +272,7 @@ npo_value npo_graph_record(npo_graph *graph, npo_op_kind kind, const npo_op_attr
     if (out == NPO_VALUE_NONE)
         return out;
     npo_graph_node *node = &nodes[graph->node_count];
-    *node = (npo_graph_node){.desc = desc, .out = out};
+    *node = (npo_graph_node){.desc = desc, .out = out, .block = graph->block};
     for (int i = 0; i < NPO_OP_INPUTS_MAX; i++)
         node->in[i] = desc.given & 1u << i ? in[i] : NPO_VALUE_NONE;
     npo_graph_at(graph, out)->node = (int)graph->node_count++;

@@ -66,21 +66,39 @@ const float *npo_graph_output_data(npo_graph *graph, const char *name, npo_shape
     return NULL;
 }
 
-/* ---- packed weights ---- */
+/* ---- weights ---- */
 
-static npo_err pack(const run *r, const npo_graph_step *step, npo_pack_side side)
+static npo_err explain_packing(npo_err err, npo_error *error)
 {
-    npo_backend *be = r->graph->backend;
-    return be->ops->op_pack(be, &step->work, side, at(r, step->in[1]), at(r, step->packed[side]));
+    return err ? npo_error_set(error, err, "cannot pack weights: %s", npo_err_text(err)) : NPO_OK;
 }
 
+static void *weight_of(const run *r, size_t node)
+{
+    const npo_graph *g = r->graph;
+    npo_value value = g->nodes[node].in[1];
+    return at(r, npo_graph_at(g, npo_graph_at(g, value)->root)->place);
+}
+
+/* Packs both sides of all weights in the slot; the arena is free to round them in. */
 static npo_err pack_all(const run *r)
 {
-    npo_graph *g = r->graph;
+    const npo_graph *g = r->graph;
+    const npo_backend_ops *ops = g->backend->ops;
     for (size_t i = 0; i < g->node_count; i++)
-        for (int side = 0; side < NPO_PACK_SIDES; side++)
-            if (g->steps[i].packed[side].region == NPO_PLACE_SLOT)
-                NPO_TRY(pack(r, &g->steps[i], (npo_pack_side)side));
+        for (int side = 0; side < NPO_PACK_SIDES; side++) {
+            const npo_op_work *work = &g->steps[i].work;
+            if (g->steps[i].slot[side].region != NPO_PLACE_SLOT)
+                continue;
+            const float *weight = weight_of(r, i);
+            if (g->bf16) {
+                ops->round_bf16(g->backend, (size_t)npo_shape_count(&work->desc.in[1]), weight,
+                                g->backend->arena);
+                weight = g->backend->arena;
+            }
+            NPO_TRY(ops->op_pack(g->backend, work, (npo_pack_side)side, weight,
+                                 at(r, g->steps[i].slot[side])));
+        }
     return NPO_OK;
 }
 
@@ -111,43 +129,103 @@ static npo_err find_slot(run *r, uint64_t version)
     return NPO_OK;
 }
 
-/* ---- the passes ---- */
-
-/* Arguments of a pass, its side of the weights packed. */
-static npo_err fill_args(const run *r, const npo_graph_step *step, npo_pack_side side,
-                         npo_op_args *args)
+/* Rounds and packs what is not kept in a slot. */
+static npo_err take_weights(const run *r, const npo_graph_call *call, npo_op_args *args)
 {
+    npo_backend *be = r->graph->backend;
+    const npo_op_work *work = &r->graph->steps[call->node].work;
+    if (call->at[NPO_AT_ROUNDED].region != NPO_PLACE_NONE) {
+        float *rounded = at(r, call->at[NPO_AT_ROUNDED]);
+        be->ops->round_bf16(be, (size_t)npo_shape_count(&work->desc.in[1]), args->in[1], rounded);
+        args->in[1] = rounded;
+    }
+    if (call->at[NPO_AT_PACKED].region != NPO_PLACE_ARENA)
+        return NPO_OK;
+    return be->ops->op_pack(be, work, call->side, args->in[1], at(r, call->at[NPO_AT_PACKED]));
+}
+
+/* ---- calls ---- */
+
+static size_t floats_at(const npo_op_desc *desc, int place)
+{
+    if (place < NPO_AT_OUT)
+        return (size_t)npo_shape_count(&desc->in[place]);
+    size_t count = (size_t)npo_shape_count(&desc->out);
+    if (place != NPO_AT_CHANNELS)
+        return count;
+    return (size_t)(desc->out.dims[0] * npo_shape_last(&desc->out));
+}
+
+static void widen(const run *r, const npo_graph_call *call)
+{
+    npo_backend *be = r->graph->backend;
+    const npo_op_desc *desc = &r->graph->steps[call->node].work.desc;
+    for (int k = 0; k < NPO_AT_BF16; k++)
+        if (k != NPO_AT_OUT && call->at[NPO_AT_BF16 + k].region != NPO_PLACE_NONE)
+            be->ops->widen_bf16(be, floats_at(desc, k), at(r, call->at[NPO_AT_BF16 + k]),
+                                at(r, call->at[k]));
+}
+
+static void narrow(const run *r, const npo_graph_call *call)
+{
+    npo_backend *be = r->graph->backend;
+    if (call->at[NPO_AT_BF16 + NPO_AT_OUT].region != NPO_PLACE_NONE)
+        be->ops->narrow_bf16(be, floats_at(&r->graph->steps[call->node].work.desc, NPO_AT_OUT),
+                             at(r, call->at[NPO_AT_OUT]),
+                             at(r, call->at[NPO_AT_BF16 + NPO_AT_OUT]));
+}
+
+static void fill_args(const run *r, const npo_graph_call *call, npo_op_args *args)
+{
+    const npo_place *place = call->at;
     *args = (npo_op_args){
-        .out = at(r, step->out),
-        .fused_channels = at(r, step->fused_channels),
-        .fused_add = at(r, step->fused_add),
-        .saved = at(r, step->saved),
-        .scratch = at(r, step->scratch_forward),
-        .packed = at(r, step->packed[side]),
+        .out = at(r, place[NPO_AT_OUT]),
+        .fused_channels = at(r, place[NPO_AT_CHANNELS]),
+        .fused_add = at(r, place[NPO_AT_ADD]),
+        .saved = at(r, place[NPO_AT_SAVED]),
+        .scratch = at(r, place[NPO_AT_SCRATCH]),
+        .packed = at(r, place[NPO_AT_PACKED]),
+        .grad_out = at(r, place[NPO_AT_GRAD_OUT]),
     };
-    for (int k = 0; k < NPO_OP_INPUTS_MAX; k++)
-        args->in[k] = at(r, step->in[k]);
-    return step->packed[side].region == NPO_PLACE_ARENA ? pack(r, step, side) : NPO_OK;
+    for (int k = 0; k < NPO_OP_INPUTS_MAX; k++) {
+        args->in[k] = at(r, place[NPO_AT_IN + k]);
+        args->grad_in[k] = at(r, place[NPO_AT_GRAD_IN + k]);
+        args->grad_prev[k] = at(r, place[NPO_AT_GRAD_PREV + k]);
+    }
 }
 
-static npo_err explain_packing(npo_err err, npo_error *error)
+static npo_err run_calls(const run *r, size_t first, size_t last, npo_error *error)
 {
-    return err ? npo_error_set(error, err, "cannot pack weights: %s", npo_err_text(err)) : NPO_OK;
+    npo_backend *be = r->graph->backend;
+    for (size_t i = first; i < last; i++) {
+        const npo_graph_call *call = &r->graph->calls[i];
+        const npo_op_work *work = &r->graph->steps[call->node].work;
+        npo_op_args args;
+        fill_args(r, call, &args);
+        widen(r, call);
+        NPO_TRY(explain_packing(take_weights(r, call, &args), error));
+        NPO_TRY(call->side == NPO_PACK_FORWARD ? be->ops->op_forward(be, work, &args, error)
+                                               : be->ops->op_backward(be, work, &args, error));
+        narrow(r, call);
+    }
+    return NPO_OK;
 }
+
+/* ---- the passes ---- */
 
 static npo_err run_forward(run *r, uint64_t version, npo_error *error)
 {
-    npo_graph *g = r->graph;
     NPO_TRY(explain_packing(find_slot(r, version), error));
-    for (size_t i = 0; i < g->node_count; i++) {
-        const npo_graph_step *step = &g->steps[i];
-        npo_op_args args;
-        if (!step->forward)
-            continue;
-        NPO_TRY(explain_packing(fill_args(r, step, NPO_PACK_FORWARD, &args), error));
-        NPO_TRY(g->backend->ops->op_forward(g->backend, &step->work, &args, error));
-    }
-    return NPO_OK;
+    return run_calls(r, 0, r->graph->forward_calls, error);
+}
+
+static npo_err run_backward(run *r, float scale, npo_error *error)
+{
+    npo_graph *g = r->graph;
+    NPO_TRY(explain_packing(find_slot(r, g->forward_version), error));
+    if (g->loss_grad.region != NPO_PLACE_NONE)
+        g->backend->ops->put(g->backend, scale, at(r, g->loss_grad));
+    return run_calls(r, g->forward_calls, g->call_count, error);
 }
 
 npo_err npo_graph_forward(npo_graph *graph, const npo_params *params, npo_error *error)
@@ -164,29 +242,6 @@ npo_err npo_graph_forward(npo_graph *graph, const npo_params *params, npo_error 
         return err;
     be->arena_stamp = graph->stamp = ++be->last_stamp;
     graph->forward_version = version;
-    return NPO_OK;
-}
-
-static npo_err run_backward(run *r, float scale, npo_error *error)
-{
-    npo_graph *g = r->graph;
-    NPO_TRY(explain_packing(find_slot(r, g->forward_version), error));
-    if (g->loss_grad.region != NPO_PLACE_NONE)
-        g->backend->ops->put(g->backend, scale, at(r, g->loss_grad));
-    for (size_t i = g->node_count; i-- > 0;) {
-        const npo_graph_step *step = &g->steps[i];
-        npo_op_args args;
-        if (!step->backward)
-            continue;
-        NPO_TRY(explain_packing(fill_args(r, step, NPO_PACK_BACKWARD, &args), error));
-        args.scratch = at(r, step->scratch_backward);
-        args.grad_out = at(r, step->grad_out);
-        for (int k = 0; k < NPO_OP_INPUTS_MAX; k++) {
-            args.grad_in[k] = at(r, step->grad_in[k]);
-            args.grad_prev[k] = at(r, step->grad_prev[k]);
-        }
-        NPO_TRY(g->backend->ops->op_backward(g->backend, &step->work, &args, error));
-    }
     return NPO_OK;
 }
 

@@ -35,8 +35,8 @@ typedef struct {
     size_t param;    /* PARAM: index in the layout */
     char *name;      /* INPUT, or NULL */
     bool is_private; /* input, output or loss: stays readable after a run */
-    npo_place place;
-    npo_place grad; /* of an input, with input_grads */
+    npo_place place; /* of a parameter, or of what is private */
+    npo_place grad;  /* of an input, with input_grads */
 } npo_graph_value;
 
 /* A recorded op. */
@@ -44,19 +44,42 @@ typedef struct {
     npo_op_desc desc;
     npo_value in[NPO_OP_INPUTS_MAX]; /* NONE where not given */
     npo_value out;
+    int block;
 } npo_graph_node;
 
-/* A planned op: the node's work and where everything lies. */
+/* What a planned op keeps from call to call. */
 typedef struct {
     npo_op_work work;
     bool prepared;
-    bool forward, backward; /* whether there is something to call */
-    npo_place in[NPO_OP_INPUTS_MAX], out;
-    npo_place fused_channels, fused_add;
-    npo_place grad_out, grad_in[NPO_OP_INPUTS_MAX], grad_prev[NPO_OP_INPUTS_MAX];
-    npo_place saved, scratch_forward, scratch_backward;
-    npo_place packed[NPO_PACK_SIDES]; /* in a slot, or in the arena during the call */
+    npo_place slot[NPO_PACK_SIDES]; /* packed weights; NONE without slots */
 } npo_graph_step;
+
+/* What a call is handed, by place. The values that are stored in bf16 lie at BF16 and are copied to
+ * and from f32 at IN, OUT, CHANNELS and ADD. */
+enum {
+    NPO_AT_IN, /* one for each operand, as below where the next name leaves room */
+    NPO_AT_OUT = NPO_AT_IN + NPO_OP_INPUTS_MAX,
+    NPO_AT_CHANNELS,
+    NPO_AT_ADD,
+    NPO_AT_BF16, /* of IN to ADD, in their order */
+    NPO_AT_GRAD_OUT = 2 * NPO_AT_BF16,
+    NPO_AT_GRAD_IN,
+    NPO_AT_GRAD_PREV = NPO_AT_GRAD_IN + NPO_OP_INPUTS_MAX,
+    NPO_AT_SAVED = NPO_AT_GRAD_PREV + NPO_OP_INPUTS_MAX,
+    NPO_AT_SCRATCH,
+    NPO_AT_PACKED,
+    NPO_AT_ROUNDED, /* a copy of the weights, rounded to bf16 */
+    NPO_CALL_PLACES
+};
+
+/* One call of an op. A run makes them in order: the forward of all nodes; for a backward then, last
+ * block first, the forward again of those nodes of the block that are computed twice, and the
+ * backward of its nodes, last first. */
+typedef struct {
+    int node;
+    npo_pack_side side;
+    npo_place at[NPO_CALL_PLACES];
+} npo_graph_call;
 
 typedef struct {
     char *name;
@@ -80,6 +103,7 @@ struct npo_graph {
     size_t value_count, chunk_cap;
     npo_graph_node *nodes;
     size_t node_count, node_cap;
+    int block; /* of the nodes that are recorded next */
     npo_graph_name *outputs;
     size_t output_count, output_cap;
     npo_value *params; /* by index in the layout */
@@ -89,7 +113,10 @@ struct npo_graph {
     npo_value loss;
     npo_place loss_grad;
     npo_graph_step *steps; /* node_count */
-    void *memory;          /* NPO_PLACE_PRIVATE */
+    npo_graph_call *calls;
+    size_t call_count, forward_calls;
+    bool bf16;    /* weights of products are rounded when they are packed */
+    void *memory; /* NPO_PLACE_PRIVATE */
     npo_pack_slot slots[NPO_PACK_SLOTS_MAX];
     size_t slot_count, slot_bytes;
     uint64_t slot_clock;

@@ -9,6 +9,7 @@
 #include "kernels/cpu/isa/norm.h"
 
 #include "kernels/cpu/isa/attention.h"
+#include "kernels/cpu/isa/bf16.h"
 #include "kernels/cpu/isa/matrix.h"
 #include "kernels/cpu/isa/product.h"
 #include "kernels/cpu/isa/vec.h"
@@ -45,4 +46,7 @@ const npo_cpu_kernels NPO_ISA_TABLE = {
     .vec_lerp = vec_lerp,
     .vec_square_sum = vec_square_sum,
     .vec_adamw = vec_adamw,
+    .widen_bf16 = widen_bf16,
+    .narrow_bf16 = narrow_bf16,
+    .round_bf16 = round_bf16,
 };

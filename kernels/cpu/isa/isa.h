@@ -102,6 +102,11 @@ typedef struct {
     double (*vec_square_sum)(size_t n, const float *x);
     void (*vec_adamw)(size_t n, const npo_adamw_scalars *s, const float *grad, float *param,
                       float *exp_avg, float *exp_avg_sq);
+
+    /* bf16 is the upper half of f32, rounded to nearest even; a NaN stays one. */
+    void (*widen_bf16)(size_t n, const uint16_t *x, float *y);
+    void (*narrow_bf16)(size_t n, const float *x, uint16_t *y);
+    void (*round_bf16)(size_t n, const float *x, float *y);
 } npo_cpu_kernels;
 
 size_t npo_attention_scratch(const npo_attention_sizes *sizes); /* floats; a multiple of 16 */

@@ -70,8 +70,10 @@ void network_open(network *net, network_options o)
                                npo_graph_input(net->graph, "target", NPO_F32, s->ndim, s->dims));
         npo_graph_output(net->graph, "loss", loss);
     }
-    npo_plan_options plan = {
-        .loss = loss, .input_grads = o.input_grads, .packed_bytes = o.packed_bytes};
+    npo_plan_options plan = {.loss = loss,
+                             .input_grads = o.input_grads,
+                             .packed_bytes = o.packed_bytes,
+                             .compute = o.compute};
     if (npo_graph_plan(net->graph, &plan, &net->info, &error))
         fail_msg("%s", error.text);
     assert_int_equal(npo_params_new(net->layout, &net->params), NPO_OK);

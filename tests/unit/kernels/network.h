@@ -21,6 +21,7 @@ typedef struct {
     int64_t n;
     bool loss, named, input_grads;
     size_t packed_bytes;
+    npo_compute compute;
     npo_layout *layout; /* NULL: a new one */
 } network_options;
 

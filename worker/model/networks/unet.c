@@ -120,6 +120,7 @@ static npo_value transformer(unet *u, const char *path, npo_value x, int heads, 
     int64_t channels = shape->dims[3];
     int64_t inner = channels / heads * heads; /* heads need not divide the channels */
     char name[NPO_PATH_MAX];
+    npo_graph_block(g);
     npo_module_path(g, name, "%s.norm", path);
     npo_value h = npo_module_group_norm(g, name, x, u->config->norm_groups, TRANSFORMER_NORM_EPS,
                                         NPO_ACT_NONE);
@@ -127,6 +128,8 @@ static npo_value transformer(unet *u, const char *path, npo_value x, int heads, 
     h = project(u, name, h, inner);
     h = npo_op_reshape(g, h, 3, (int64_t[]){n, height * width, inner});
     for (int i = 0; i < depth; i++) {
+        if (i > 0)
+            npo_graph_block(g);
         npo_module_path(g, name, "%s.transformer_blocks.%d", path, i);
         h = transformer_block(u, name, h, heads);
     }
@@ -152,6 +155,7 @@ static npo_value pop_skip(unet *u)
 static npo_value downsample(unet *u, const char *path, npo_value x, int64_t channels)
 {
     bool symmetric = u->config->downsample_padding == 1;
+    npo_graph_block(u->graph);
     npo_conv_options options = {2, symmetric, symmetric, 1, 1};
     return npo_module_conv(u->graph, path, x, channels, 3, options);
 }
@@ -162,6 +166,7 @@ static npo_value down_block(unet *u, int index, npo_value x)
     const npo_unet_level *level = &u->config->levels[index];
     char name[NPO_PATH_MAX];
     for (int i = 0; i < level->layers; i++) {
+        npo_graph_block(g);
         npo_module_path(g, name, "down_blocks.%d.resnets.%d", index, i);
         x = resnet(u, name, x, level->channels, 1);
         npo_module_path(g, name, "down_blocks.%d.attentions.%d", index, i);
@@ -185,9 +190,11 @@ static npo_value mid_block(unet *u, npo_value x)
     const npo_unet_level *level = &c->levels[c->level_count - 1];
     if (c->mid == NPO_UNET_MID_NONE)
         return x;
+    npo_graph_block(u->graph);
     x = resnet(u, "mid_block.resnets.0", x, level->channels, c->mid_scale);
     if (c->mid == NPO_UNET_MID_CROSS_ATTN) {
         x = transformer(u, "mid_block.attentions.0", x, level->heads, c->mid_depth);
+        npo_graph_block(u->graph);
         x = resnet(u, "mid_block.resnets.1", x, level->channels, c->mid_scale);
     }
     name_output(u, "mid_block", x);
@@ -200,6 +207,7 @@ static npo_value upsample(unet *u, const char *path, npo_value x, int64_t channe
     const npo_shape *next = npo_graph_shape(u->graph, u->skips[u->skip_count - 1]);
     if (!next)
         return NPO_VALUE_NONE;
+    npo_graph_block(u->graph);
     x = npo_op_upsample(u->graph, x, next->dims[1], next->dims[2]);
     return npo_module_conv(u->graph, path, x, channels, 3, same_padding(3));
 }
@@ -211,6 +219,7 @@ static npo_value up_block(unet *u, int index, npo_value x)
     const npo_unet_level *level = &u->config->levels[u->config->level_count - 1 - index];
     char name[NPO_PATH_MAX];
     for (int i = 0; i <= level->layers; i++) {
+        npo_graph_block(g);
         x = npo_op_concat(g, x, pop_skip(u));
         npo_module_path(g, name, "up_blocks.%d.resnets.%d", index, i);
         x = resnet(u, name, x, level->channels, 1);
@@ -257,6 +266,7 @@ npo_value npo_unet_record(npo_graph *graph, const npo_unet_config *config, npo_u
     x = mid_block(&u, x);
     for (int i = 0; i < config->level_count; i++)
         x = up_block(&u, i, x);
+    npo_graph_block(graph);
     x = npo_module_group_norm(graph, "conv_norm_out", x, config->norm_groups, config->norm_eps,
                               NPO_ACT_SILU);
     return npo_module_conv(graph, "conv_out", x, config->out_channels, config->conv_out_kernel,
