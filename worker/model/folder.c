@@ -74,21 +74,30 @@ static npo_err locate_any(const char *root, const char *part, const char *const 
     return NPO_OK;
 }
 
+/* The folder of a tokenizer as a new string, NULL where its vocabulary is not there. */
+static npo_err locate_tokenizer(const char *root, const char *part, char **ret_path)
+{
+    char *vocab = NULL;
+    NPO_TRY(locate(root, part, "vocab.json", &vocab));
+    if (vocab)
+        *ret_path = npo_file_join(root, part);
+    bool failed = vocab && !*ret_path;
+    free(vocab);
+    return failed ? NPO_E_NOMEM : NPO_OK;
+}
+
 static npo_err locate_parts(npo_folder *folder)
 {
     const char *root = folder->root;
-    char *vocab = NULL;
     NPO_TRY(locate(root, "unet", "config.json", &folder->unet_config));
     NPO_TRY(locate_any(root, "unet", diffusion_names, &folder->unet_weights));
     NPO_TRY(locate(root, "text_encoder", "config.json", &folder->text_config));
     NPO_TRY(locate_any(root, "text_encoder", text_names, &folder->text_weights));
     NPO_TRY(locate(root, "scheduler", "scheduler_config.json", &folder->scheduler_config));
-    NPO_TRY(locate(root, "tokenizer", "vocab.json", &vocab));
-    if (vocab)
-        folder->tokenizer = npo_file_join(root, "tokenizer");
-    free(vocab);
-    if (vocab && !folder->tokenizer)
-        return NPO_E_NOMEM;
+    NPO_TRY(locate_tokenizer(root, "tokenizer", &folder->tokenizer));
+    NPO_TRY(locate(root, "text_encoder_2", "config.json", &folder->text_config_2));
+    NPO_TRY(locate_any(root, "text_encoder_2", text_names, &folder->text_weights_2));
+    NPO_TRY(locate_tokenizer(root, "tokenizer_2", &folder->tokenizer_2));
     NPO_TRY(locate(root, "vae", "config.json", &folder->vae_config));
     return locate_any(root, "vae", diffusion_names, &folder->vae_weights);
 }
@@ -103,29 +112,38 @@ static npo_err check_parts(const npo_folder *folder, npo_error *error)
         {folder->text_weights, "text_encoder/model.safetensors"},
         {folder->tokenizer, "tokenizer/vocab.json"},
         {folder->scheduler_config, "scheduler/scheduler_config.json"},
+        {folder->text_config_2, "text_encoder_2/config.json"},
+        {folder->text_weights_2, "text_encoder_2/model.safetensors"},
+        {folder->tokenizer_2, "tokenizer_2/vocab.json"},
     };
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+    size_t count = sizeof parts / sizeof *parts - (folder->is_xl ? 0 : 3);
+    for (size_t i = 0; i < count; i++)
         if (!parts[i].path)
             return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no %s",
                                  folder->root, parts[i].expected);
     return NPO_OK;
 }
 
-static npo_err check_class(const char *root, npo_error *error)
+/* The class of model_index.json; without that file, a second text encoder makes it XL. */
+static npo_err read_index(npo_folder *folder, npo_error *error)
 {
-    static const char supported[] = "StableDiffusionPipeline";
+    static const char plain[] = "StableDiffusionPipeline", xl[] = "StableDiffusionXLPipeline";
     cJSON *json = NULL;
     npo_err err = NPO_E_NOMEM;
-    char *path = npo_file_join(root, "model_index.json");
+    char *path = npo_file_join(folder->root, "model_index.json");
     if (!path)
-        return npo_error_set(error, err, "cannot open '%s': out of memory", root);
+        return npo_error_set(error, err, "cannot open '%s': out of memory", folder->root);
     err = NPO_OK;
     if (npo_file_exists(path))
         err = npo_json_load(path, CONFIG_BYTES_MAX, &json, error);
-    const char *class = npo_json_string(json, "_class_name", supported);
-    if (!err && strcmp(class, supported) != 0)
-        err = npo_error_set(error, NPO_E_UNSUPPORTED, "'%s': found pipeline '%.80s', expected %s",
-                            path, class, supported);
+    const char *class = npo_json_string(json, "_class_name", folder->text_config_2 ? xl : plain);
+    bool is_xl = strcmp(class, xl) == 0;
+    if (!err && !is_xl && strcmp(class, plain) != 0)
+        err = npo_error_set(error, NPO_E_UNSUPPORTED,
+                            "'%s': found pipeline '%.80s', expected %s or %s", path, class, plain,
+                            xl);
+    folder->zero_empty_prompt = is_xl && npo_json_bool(json, "force_zeros_for_empty_prompt", true);
+    folder->is_xl = is_xl;
     cJSON_Delete(json);
     free(path);
     return err;
@@ -142,7 +160,7 @@ npo_err npo_folder_open(const char *root, npo_folder *ret_folder, npo_error *err
     if (err)
         npo_error_set(error, err, "cannot open '%s': out of memory", root);
     else
-        err = check_class(root, error);
+        err = read_index(&folder, error);
     if (!err)
         err = check_parts(&folder, error);
     if (err)
@@ -160,6 +178,9 @@ void npo_folder_fini(npo_folder *folder)
     free(folder->text_config);
     free(folder->text_weights);
     free(folder->tokenizer);
+    free(folder->text_config_2);
+    free(folder->text_weights_2);
+    free(folder->tokenizer_2);
     free(folder->scheduler_config);
     free(folder->vae_config);
     free(folder->vae_weights);
@@ -202,15 +223,16 @@ static npo_err load_params(const char *path, const npo_weights_map *map, npo_lay
     return err;
 }
 
-npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
-                             npo_clip_text_config *ret_config, npo_layout **ret_layout,
-                             npo_params **ret_params, npo_error *error)
+static npo_err load_text(const char *config_path, const char *weights_path, bool with_projection,
+                         npo_backend *backend, npo_clip_text_config *ret_config,
+                         npo_layout **ret_layout, npo_params **ret_params, npo_error *error)
 {
     npo_clip_text_config config;
     npo_layout *layout = NULL;
-    NPO_TRY(npo_clip_text_config_load(folder->text_config, &config, error));
+    NPO_TRY(npo_clip_text_config_load(config_path, &config, error));
+    config.with_projection = with_projection;
     NPO_TRY(npo_clip_text_layout(backend, &config, &layout, error));
-    npo_err err = load_params(folder->text_weights, &text_map, layout, ret_params, error);
+    npo_err err = load_params(weights_path, &text_map, layout, ret_params, error);
     if (err) {
         npo_layout_unref(layout);
         return err;
@@ -218,6 +240,22 @@ npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
     *ret_config = config;
     *ret_layout = layout;
     return NPO_OK;
+}
+
+npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
+                             npo_clip_text_config *ret_config, npo_layout **ret_layout,
+                             npo_params **ret_params, npo_error *error)
+{
+    return load_text(folder->text_config, folder->text_weights, false, backend, ret_config,
+                     ret_layout, ret_params, error);
+}
+
+npo_err npo_folder_load_text_2(const npo_folder *folder, npo_backend *backend,
+                               npo_clip_text_config *ret_config, npo_layout **ret_layout,
+                               npo_params **ret_params, npo_error *error)
+{
+    return load_text(folder->text_config_2, folder->text_weights_2, true, backend, ret_config,
+                     ret_layout, ret_params, error);
 }
 
 npo_err npo_folder_load_vae(const npo_folder *folder, npo_backend *backend,

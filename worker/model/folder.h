@@ -1,9 +1,10 @@
-/* A model folder as diffusers lays out a Stable Diffusion pipeline:
+/* A model folder as diffusers lays out a Stable Diffusion or Stable Diffusion XL pipeline:
  *
  *   model_index.json                                   optional
  *   unet/config.json, diffusion_pytorch_model.safetensors
  *   text_encoder/config.json, model.safetensors
  *   tokenizer/vocab.json, merges.txt, tokenizer_config.json
+ *   text_encoder_2, tokenizer_2                        XL: the same again
  *   scheduler/scheduler_config.json
  *   vae/config.json, diffusion_pytorch_model.safetensors optional
  *
@@ -23,13 +24,17 @@ typedef struct {
     char *unet_config, *unet_weights;
     char *text_config, *text_weights;
     char *tokenizer; /* folder */
+    bool is_xl;      /* Stable Diffusion XL; then the second text encoder is there too */
+    char *text_config_2, *text_weights_2, *tokenizer_2;
+    bool zero_empty_prompt; /* zeros stand for the empty prompt: XL, unless model_index.json has
+                               "force_zeros_for_empty_prompt": false */
     char *scheduler_config;
     char *vae_config, *vae_weights;
 } npo_folder;
 
-/* Locates the parts. Errors: NPO_E_NOT_FOUND when unet/config.json, the text encoder, the tokenizer
- * or the scheduler is not there; NPO_E_UNSUPPORTED for another pipeline class than
- * StableDiffusionPipeline (SDXL). */
+/* Locates the parts. Errors: NPO_E_NOT_FOUND when unet/config.json, a text encoder, a tokenizer or
+ * the scheduler is not there; NPO_E_UNSUPPORTED for another pipeline class than
+ * StableDiffusionPipeline and StableDiffusionXLPipeline. */
 npo_err npo_folder_open(const char *root, npo_folder *ret_folder, npo_error *error) NPO_MUST_CHECK;
 void npo_folder_fini(npo_folder *folder);
 
@@ -43,6 +48,10 @@ npo_err npo_folder_load_unet(const npo_folder *folder, npo_params *params,
 npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
                              npo_clip_text_config *ret_config, npo_layout **ret_layout,
                              npo_params **ret_params, npo_error *error) NPO_MUST_CHECK;
+/* The same for text_encoder_2, which has a projection. Only for an XL model. */
+npo_err npo_folder_load_text_2(const npo_folder *folder, npo_backend *backend,
+                               npo_clip_text_config *ret_config, npo_layout **ret_layout,
+                               npo_params **ret_params, npo_error *error) NPO_MUST_CHECK;
 /* Reads vae/config.json, creates the layout and a filled set. NPO_E_NOT_FOUND for a folder without
  * a VAE. */
 npo_err npo_folder_load_vae(const npo_folder *folder, npo_backend *backend,

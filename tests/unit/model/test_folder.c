@@ -4,20 +4,27 @@
 
 #include <unistd.h>
 
-/* A fresh copy of the golden model, without the files of the cases. */
-static void copy_model(void)
+/* A fresh copy of a golden model, without the files of the cases. */
+static void copy_golden(const char *name)
 {
     npo_file_list files;
+    char root[512];
+    snprintf(root, sizeof root, "%s/%s", NPO_GOLDEN_DIR, name);
     assert_ok(npo_file_remove(scratch_path("model"), &error));
-    assert_ok(npo_file_list_tree(GOLDEN("sd15-tiny"), 100, &files, &error));
+    assert_ok(npo_file_list_tree(root, 100, &files, &error));
     for (size_t i = 0; i < files.count; i++) {
         char from[512], to[256];
-        snprintf(from, sizeof from, "%s/sd15-tiny/%s", NPO_GOLDEN_DIR, files.paths[i]);
+        snprintf(from, sizeof from, "%s/%s/%s", NPO_GOLDEN_DIR, name, files.paths[i]);
         snprintf(to, sizeof to, "model/%s", files.paths[i]);
         if (strchr(files.paths[i], '/') || strcmp(files.paths[i], "model_index.json") == 0)
             scratch_copy(from, to);
     }
     npo_file_list_fini(&files);
+}
+
+static void copy_model(void)
+{
+    copy_golden("sd15-tiny");
 }
 
 static void remove_part(const char *name)
@@ -42,6 +49,7 @@ static void test_folder_locates_every_part(void **state)
     assert_string_equal(folder.scheduler_config,
                         scratch_path("model/scheduler/scheduler_config.json"));
     assert_null(folder.vae_config);
+    assert_false(folder.is_xl || folder.zero_empty_prompt);
     npo_folder_fini(&folder);
     scratch_text("model/vae/config.json", "{}");
     assert_ok(npo_folder_open(scratch_path("model"), &folder, &error));
@@ -88,13 +96,46 @@ static void test_folder_names_the_missing_part(void **state)
                  npo_folder_open(scratch_path("none"), &folder, &error));
 }
 
+static void test_folder_locates_the_second_text_encoder(void **state)
+{
+    static const char *const parts[] = {
+        "text_encoder_2/config.json", "text_encoder_2/model.safetensors", "tokenizer_2/vocab.json"};
+    npo_folder folder;
+    copy_golden("sdxl-small");
+    assert_ok(npo_folder_open(scratch_path("model"), &folder, &error));
+    assert_true(folder.is_xl && folder.zero_empty_prompt);
+    assert_string_equal(folder.text_config_2, scratch_path("model/text_encoder_2/config.json"));
+    assert_string_equal(folder.text_weights_2,
+                        scratch_path("model/text_encoder_2/model.safetensors"));
+    assert_string_equal(folder.tokenizer_2, scratch_path("model/tokenizer_2"));
+    npo_folder_fini(&folder);
+    scratch_text("model/model_index.json", "{\"_class_name\": \"StableDiffusionXLPipeline\","
+                                           "\"force_zeros_for_empty_prompt\": false}");
+    assert_ok(npo_folder_open(scratch_path("model"), &folder, &error));
+    assert_true(folder.is_xl && !folder.zero_empty_prompt);
+    npo_folder_fini(&folder);
+    remove_part("model_index.json"); /* then the second encoder says what it is */
+    assert_ok(npo_folder_open(scratch_path("model"), &folder, &error));
+    assert_true(folder.is_xl && folder.zero_empty_prompt);
+    npo_folder_fini(&folder);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        char expected[128];
+        copy_golden("sdxl-small");
+        remove_part(parts[i]);
+        snprintf(expected, sizeof expected, "model' has no %s", parts[i]);
+        assert_fails(NPO_E_NOT_FOUND, expected,
+                     npo_folder_open(scratch_path("model"), &folder, &error));
+    }
+}
+
 static void test_folder_refuses_other_pipelines(void **state)
 {
     npo_folder folder = {0};
     copy_model();
-    scratch_text("model/model_index.json", "{\"_class_name\": \"StableDiffusionXLPipeline\"}");
+    scratch_text("model/model_index.json", "{\"_class_name\": \"StableDiffusion3Pipeline\"}");
     assert_fails(NPO_E_UNSUPPORTED,
-                 "found pipeline 'StableDiffusionXLPipeline', expected StableDiffusionPipeline",
+                 "found pipeline 'StableDiffusion3Pipeline', expected StableDiffusionPipeline or "
+                 "StableDiffusionXLPipeline",
                  npo_folder_open(scratch_path("model"), &folder, &error));
     scratch_text("model/model_index.json", "{");
     assert_fails(NPO_E_FORMAT, "model_index.json'",
@@ -394,6 +435,7 @@ int main(void)
         cmocka_unit_test(test_folder_locates_every_part),
         cmocka_unit_test(test_folder_prefers_plain_weights_over_variants),
         cmocka_unit_test(test_folder_names_the_missing_part),
+        cmocka_unit_test(test_folder_locates_the_second_text_encoder),
         cmocka_unit_test(test_folder_refuses_other_pipelines),
         cmocka_unit_test(test_folder_names_wrong_tensors),
         cmocka_unit_test(test_folder_without_weights_can_be_opened_but_not_loaded),

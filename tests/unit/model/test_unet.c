@@ -11,9 +11,29 @@ typedef struct {
     npo_params *params;
     npo_network *network;
     npo_safetensors *file;
-    float *x, *t, *context, *y;
+    float *x, *t, *context, *added, *y; /* added: NULL where the network has none */
     int64_t n;
 } network_case;
+
+/* Rows of pooled text and time ids side by side. */
+static float *added_rows(const npo_safetensors *file)
+{
+    if (!npo_safetensors_find(file, "pooled"))
+        return NULL;
+    float *pooled = golden_values(file, "pooled"), *ids = golden_values(file, "time_ids");
+    size_t n = (size_t)npo_safetensors_find(file, "pooled")->dims[0];
+    size_t channels = (size_t)npo_safetensors_find(file, "pooled")->dims[1];
+    size_t floats = channels + NPO_UNET_TIME_IDS;
+    float *rows = malloc(n * floats * sizeof *rows);
+    for (size_t i = 0; i < n; i++) {
+        memcpy(rows + i * floats, pooled + i * channels, channels * sizeof *rows);
+        memcpy(rows + i * floats + channels, ids + i * NPO_UNET_TIME_IDS,
+               NPO_UNET_TIME_IDS * sizeof *rows);
+    }
+    free(pooled);
+    free(ids);
+    return rows;
+}
 
 static void open_case(network_case *c, const char *dir, const char *file)
 {
@@ -36,6 +56,7 @@ static void open_case(network_case *c, const char *dir, const char *file)
     c->t = golden_values(c->file, "t");
     c->context = golden_values(c->file, "context");
     c->y = golden_values(c->file, "y");
+    c->added = added_rows(c->file);
 }
 
 static void close_case(network_case *c)
@@ -47,17 +68,24 @@ static void close_case(network_case *c)
     free(c->x);
     free(c->t);
     free(c->context);
+    free(c->added);
     free(c->y);
 }
 
 static void test_unet_lays_out_the_published_tensors(void **state)
 {
-    npo_unet_config config;
-    npo_layout *layout;
-    assert_ok(npo_unet_config_load(GOLDEN("full-size/sd15-unet.config.json"), &config, &error));
-    assert_ok(npo_unet_layout(backend, &config, &layout, &error));
-    check_layout(layout, GOLDEN("full-size/sd15-unet.tsv"));
-    npo_layout_unref(layout);
+    static const char *const models[] = {"sd15-unet", "sdxl-unet"};
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        char path[512];
+        npo_unet_config config;
+        npo_layout *layout;
+        snprintf(path, sizeof path, "%s/%s.config.json", GOLDEN("full-size"), models[i]);
+        assert_ok(npo_unet_config_load(path, &config, &error));
+        assert_ok(npo_unet_layout(backend, &config, &layout, &error));
+        snprintf(path, sizeof path, "%s/%s.tsv", GOLDEN("full-size"), models[i]);
+        check_layout(layout, path);
+        npo_layout_unref(layout);
+    }
 }
 
 static void test_network_predicts_the_goldens(void **state)
@@ -68,13 +96,15 @@ static void test_network_predicts_the_goldens(void **state)
         {"sd15-tiny", "unet-square.safetensors"}, {"sd15-tiny", "unet-wide.safetensors"},
         {"unet-odd", "unet-case.safetensors"},    {"unet-plain", "unet-case.safetensors"},
         {"unet-depths", "unet-case.safetensors"}, {"unet-mixed", "unet-case.safetensors"},
+        {"sdxl-small", "unet-case.safetensors"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         network_case c = {0};
         open_case(&c, cases[i].dir, cases[i].file);
         size_t count = npo_safetensors_find(c.file, "y")->count;
         float *out = malloc(count * sizeof *out);
-        assert_ok(npo_network_eval(c.network, c.params, c.n, c.x, c.t, c.context, out, &error));
+        assert_ok(
+            npo_network_eval(c.network, c.params, c.n, c.x, c.t, c.context, c.added, out, &error));
         assert_true(relative_error(out, c.y, count) <= 1e-4);
         free(out);
         close_case(&c);
@@ -100,7 +130,7 @@ static void test_network_evaluates_any_batch_size(void **state)
         t[i] = c.t[i % 3];
     }
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
-        assert_ok(npo_network_eval(c.network, c.params, sizes[k], x, t, ctx, out, &error));
+        assert_ok(npo_network_eval(c.network, c.params, sizes[k], x, t, ctx, NULL, out, &error));
         for (size_t i = 0; i < (size_t)sizes[k]; i++)
             assert_true(relative_error(out + i * floats, c.y + i % 3 * floats, floats) <= 1e-4);
     }
@@ -116,12 +146,12 @@ static void test_network_is_deterministic_and_independent_of_neighbours(void **s
     open_case(&c, "sd15-tiny", "unet-square.safetensors");
     size_t floats = npo_network_sample_floats(c.network);
     float *a = malloc(3 * floats * sizeof *a), *b = malloc(3 * floats * sizeof *b);
-    assert_ok(npo_network_eval(c.network, c.params, 3, c.x, c.t, c.context, a, &error));
-    assert_ok(npo_network_eval(c.network, c.params, 3, c.x, c.t, c.context, b, &error));
+    assert_ok(npo_network_eval(c.network, c.params, 3, c.x, c.t, c.context, NULL, a, &error));
+    assert_ok(npo_network_eval(c.network, c.params, 3, c.x, c.t, c.context, NULL, b, &error));
     assert_memory_equal(a, b, 3 * floats * sizeof *a);
     for (size_t i = 0; i < floats; i++)
         c.x[i] = 7.0f * (float)(i % 3);
-    assert_ok(npo_network_eval(c.network, c.params, 3, c.x, c.t, c.context, b, &error));
+    assert_ok(npo_network_eval(c.network, c.params, 3, c.x, c.t, c.context, NULL, b, &error));
     assert_memory_equal(a + floats, b + floats, 2 * floats * sizeof *a);
     assert_memory_not_equal(a, b, floats * sizeof *a);
     free(a);
@@ -139,11 +169,11 @@ static void test_network_follows_its_parameters(void **state)
     float *a = malloc(count * sizeof *a), *b = malloc(count * sizeof *b);
     assert_ok(npo_params_new(c.layout, &other));
     npo_params_copy(other, c.params);
-    assert_ok(npo_network_eval(c.network, other, c.n, c.x, c.t, NULL, a, &error));
+    assert_ok(npo_network_eval(c.network, other, c.n, c.x, c.t, NULL, NULL, a, &error));
     npo_params_edit(other)[npo_layout_find(c.layout, "conv_out.bias")->offset] += 1;
-    assert_ok(npo_network_eval(c.network, other, c.n, c.x, c.t, NULL, b, &error));
+    assert_ok(npo_network_eval(c.network, other, c.n, c.x, c.t, NULL, NULL, b, &error));
     assert_true(fabsf(b[0] - a[0] - 1) < 1e-5f && b[1] == a[1]);
-    assert_ok(npo_network_eval(c.network, c.params, c.n, c.x, c.t, NULL, b, &error));
+    assert_ok(npo_network_eval(c.network, c.params, c.n, c.x, c.t, NULL, NULL, b, &error));
     assert_memory_equal(a, b, count * sizeof *a);
     npo_params_free(other);
     free(a);
@@ -173,7 +203,7 @@ static void test_network_refuses_another_layout(void **state)
     assert_ok(npo_network_new(backend, a.layout, &b.config, npo_network_shape_of(b.network),
                               &network, &error));
     assert_fails(NPO_E_SHAPE, "cannot plan the network for batch 2",
-                 npo_network_eval(network, a.params, 2, b.x, b.t, NULL, out, &error));
+                 npo_network_eval(network, a.params, 2, b.x, b.t, NULL, NULL, out, &error));
     npo_network_free(network);
     close_case(&a);
     close_case(&b);

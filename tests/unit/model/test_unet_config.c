@@ -30,6 +30,21 @@ static void test_unet_config_reads_published_configs(void **state)
     assert_int_equal(npo_unet_config_context(&c), 768);
 }
 
+static void test_unet_config_reads_added_conditioning(void **state)
+{
+    npo_unet_config c;
+    assert_ok(npo_unet_config_load(GOLDEN("full-size/sdxl-unet.config.json"), &c, &error));
+    assert_int_equal(c.pooled_channels, 1280);
+    assert_int_equal(c.time_id_channels, 256);
+    assert_int_equal(npo_unet_config_added(&c), 1286);
+    assert_int_equal(npo_unet_config_context(&c), 2048);
+    assert_int_equal(c.levels[2].heads, 20);
+    assert_int_equal(c.levels[2].up_depth[2], 10);
+    assert_int_equal(c.mid_depth, 10);
+    assert_int_equal(c.sample_height, 128);
+    assert_true(!c.levels[0].down_attention && c.linear_projection);
+}
+
 /* diffusers' own defaults. */
 static void test_unet_config_fills_defaults(void **state)
 {
@@ -47,6 +62,7 @@ static void test_unet_config_fills_defaults(void **state)
     assert_float_equal(c.mid_scale, 1, 0);
     assert_int_equal(c.sample_height, 0);
     assert_int_equal(npo_unet_config_context(&c), 1280);
+    assert_int_equal(npo_unet_config_added(&c), 0);
 }
 
 static void test_unet_config_reads_lists(void **state)
@@ -94,9 +110,17 @@ static const struct {
     const char *sentence;
 } refused[] = {
     {"[]", NPO_E_TYPE, "'c': expected an object"},
-    {"{\"addition_embed_type\":\"text_time\"}", NPO_E_UNSUPPORTED,
-     "'c': addition_embed_type: found \"text_time\", expected null (other values are not "
-     "supported)"},
+    {"{\"addition_embed_type\":\"text\"}", NPO_E_UNSUPPORTED,
+     "'c': addition_embed_type: found \"text\", expected null or \"text_time\" (other values are "
+     "not supported)"},
+    {"{\"addition_embed_type\":2}", NPO_E_UNSUPPORTED, "addition_embed_type: found 2"},
+    {"{\"addition_embed_type\":\"text_time\"}", NPO_E_RANGE,
+     "'c': addition_time_embed_dim: found nothing, expected a whole number"},
+    {"{\"addition_embed_type\":\"text_time\",\"addition_time_embed_dim\":256}", NPO_E_RANGE,
+     "projection_class_embeddings_input_dim: found nothing, expected a whole number from 1537"},
+    {"{\"addition_embed_type\":\"text_time\",\"addition_time_embed_dim\":256,"
+     "\"projection_class_embeddings_input_dim\":1536}",
+     NPO_E_RANGE, "projection_class_embeddings_input_dim: found 1536"},
     {"{\"class_embed_type\":\"timestep\"}", NPO_E_UNSUPPORTED, "class_embed_type: found"},
     {"{\"num_class_embeds\":10}", NPO_E_UNSUPPORTED, "num_class_embeds: found 10, expected null"},
     {"{\"encoder_hid_dim\":5}", NPO_E_UNSUPPORTED, "encoder_hid_dim: found 5"},
@@ -196,6 +220,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unet_config_reads_published_configs),
+        cmocka_unit_test(test_unet_config_reads_added_conditioning),
         cmocka_unit_test(test_unet_config_fills_defaults),
         cmocka_unit_test(test_unet_config_reads_lists),
         cmocka_unit_test(test_unet_config_accepts_what_has_no_effect),

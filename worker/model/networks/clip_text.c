@@ -12,10 +12,12 @@ enum {
     IDS_MAX = 1 << 24,
 };
 
+static const char projection_name[] = "text_projection.weight";
+
 /* ---- config ---- */
 
 typedef struct {
-    int64_t vocab, hidden, intermediate, positions, layers, heads, eos;
+    int64_t vocab, hidden, intermediate, positions, layers, heads, projection, eos;
     double norm_eps;
     int act;
 } raw_config;
@@ -36,6 +38,7 @@ static const npo_json_field fields[] = {
     FIELD("max_position_embeddings", NPO_JSON_INT, positions, 2, WIDTH_MAX, NULL),
     FIELD("num_hidden_layers", NPO_JSON_INT, layers, 1, LAYERS_MAX, NULL),
     FIELD("num_attention_heads", NPO_JSON_INT, heads, 1, WIDTH_MAX, NULL),
+    FIELD("projection_dim", NPO_JSON_INT, projection, 1, WIDTH_MAX, NULL),
     FIELD("eos_token_id", NPO_JSON_INT, eos, 0, IDS_MAX, NULL),
     FIELD("layer_norm_eps", NPO_JSON_NUMBER, norm_eps, 0, 1, NULL),
     FIELD("hidden_act", NPO_JSON_ENUM, act, 0, 0, act_names),
@@ -51,6 +54,7 @@ npo_err npo_clip_text_config_read(const cJSON *json, const char *name,
                       .positions = 77,
                       .layers = 12,
                       .heads = 8,
+                      .projection = 512,
                       .eos = 49407,
                       .norm_eps = 1e-5};
     npo_err err =
@@ -69,6 +73,7 @@ npo_err npo_clip_text_config_read(const cJSON *json, const char *name,
         .positions = raw.positions,
         .layers = raw.layers,
         .heads = raw.heads,
+        .projection = raw.projection,
         .eos_id = raw.eos,
         .norm_eps = (float)raw.norm_eps,
         .act = acts[raw.act],
@@ -143,17 +148,20 @@ static npo_value layer(const encoder *e, int64_t index, npo_value x)
     return npo_op_add(g, x, linear(e, path, "mlp.fc2", h, c->hidden));
 }
 
-npo_value npo_clip_text_record(npo_graph *graph, const npo_clip_text_config *config, npo_value ids,
-                               bool name_states)
+npo_clip_text_states npo_clip_text_record(npo_graph *graph, const npo_clip_text_config *config,
+                                          npo_value ids, bool name_states)
 {
     encoder e = {graph, config, name_states};
+    npo_clip_text_states states = {0};
     npo_value x = embed(&e, ids);
     name_state(&e, 0, x);
     for (int64_t i = 0; i < config->layers; i++) {
+        states.penultimate = x;
         x = layer(&e, i, x);
         name_state(&e, i + 1, x);
     }
-    return npo_module_layer_norm(graph, "text_model.final_layer_norm", x, config->norm_eps);
+    states.last = npo_module_layer_norm(graph, "text_model.final_layer_norm", x, config->norm_eps);
+    return states;
 }
 
 npo_err npo_clip_text_layout(npo_backend *backend, const npo_clip_text_config *config,
@@ -169,7 +177,9 @@ npo_err npo_clip_text_layout(npo_backend *backend, const npo_clip_text_config *c
         goto out;
     }
     npo_value ids = npo_graph_input(graph, "ids", NPO_I32, 2, (int64_t[]){1, 1});
-    npo_graph_output(graph, "last", npo_clip_text_record(graph, config, ids, false));
+    npo_graph_output(graph, "last", npo_clip_text_record(graph, config, ids, false).last);
+    if (config->with_projection)
+        npo_graph_param(graph, projection_name, 2, (int64_t[]){config->projection, config->hidden});
     if (npo_graph_failed(graph))
         err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
 out:
@@ -192,4 +202,17 @@ int64_t npo_clip_text_pooled_index(const npo_clip_text_config *config, const int
             highest = i;
     }
     return config->eos_id == 2 ? highest : 0;
+}
+
+void npo_clip_text_project(const npo_clip_text_config *config, const npo_params *params,
+                           const float *pooled, float *ret_projected)
+{
+    const npo_param_info *info = npo_layout_find(npo_params_layout(params), projection_name);
+    const float *weight = npo_params_data(params) + info->offset;
+    for (int64_t i = 0; i < config->projection; i++) {
+        double sum = 0;
+        for (int64_t k = 0; k < config->hidden; k++)
+            sum += (double)weight[i * config->hidden + k] * (double)pooled[k];
+        ret_projected[i] = (float)sum;
+    }
 }

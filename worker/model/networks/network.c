@@ -72,20 +72,18 @@ size_t npo_network_context_floats(const npo_network *network)
     return (size_t)(network->shape.context_len * npo_unet_config_context(&network->config));
 }
 
+size_t npo_network_added_floats(const npo_network *network)
+{
+    return (size_t)npo_unet_config_added(&network->config);
+}
+
 /* ---- graphs ---- */
 
 static void record(npo_network *network, int64_t n, npo_graph *graph)
 {
     const npo_unet_config *c = &network->config;
     const npo_network_shape *s = &network->shape;
-    int64_t context = npo_unet_config_context(c);
-    npo_unet_inputs inputs = {.context = NPO_VALUE_NONE};
-    inputs.x = npo_graph_input(graph, "x", NPO_F32, 4,
-                               (int64_t[]){n, s->height, s->width, c->in_channels});
-    inputs.t = npo_graph_input(graph, "t", NPO_F32, 1, &n);
-    if (context)
-        inputs.context =
-            npo_graph_input(graph, "context", NPO_F32, 3, (int64_t[]){n, s->context_len, context});
+    npo_unet_inputs inputs = npo_unet_declare(graph, c, n, s->height, s->width, s->context_len);
     npo_graph_output(graph, "y", npo_unet_record(graph, c, inputs, NULL));
 }
 
@@ -125,8 +123,20 @@ static npo_err get_graph(npo_network *network, int64_t n, batch_graph **ret_plac
 
 /* ---- evaluation ---- */
 
+static void feed_added(const npo_network *network, size_t n, const float *added, npo_graph *graph)
+{
+    size_t floats = npo_network_added_floats(network);
+    size_t pooled_channels = (size_t)network->config.pooled_channels;
+    float *pooled = npo_graph_input_data(graph, "pooled");
+    float *time_ids = npo_graph_input_data(graph, "time_ids");
+    for (size_t i = 0; floats && i < n; i++)
+        npo_unet_split_added(&network->config, added + i * floats, pooled + i * pooled_channels,
+                             time_ids + i * NPO_UNET_TIME_IDS);
+}
+
 npo_err npo_network_eval(npo_network *network, const npo_params *params, int64_t n, const float *x,
-                         const float *t, const float *context, float *ret_out, npo_error *error)
+                         const float *t, const float *context, const float *added, float *ret_out,
+                         npo_error *error)
 {
     batch_graph *place;
     assert(n > 0);
@@ -138,6 +148,7 @@ npo_err npo_network_eval(npo_network *network, const npo_params *params, int64_t
     if (npo_unet_config_context(&network->config))
         memcpy(npo_graph_input_data(place->graph, "context"), context,
                count * npo_network_context_floats(network) * sizeof *context);
+    feed_added(network, count, added, place->graph);
     NPO_TRY(npo_graph_forward(place->graph, params, error));
     npo_shape shape;
     const float *y = npo_graph_output_data(place->graph, "y", &shape);

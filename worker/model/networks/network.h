@@ -34,10 +34,15 @@ size_t npo_network_sample_floats(const npo_network *network);
 /* Elements of one sample's text embedding: context_len * context channels. */
 size_t npo_network_context_floats(const npo_network *network);
 
+/* Elements of one sample's added conditioning: the pooled text embedding and the time ids; 0 for a
+ * network without. */
+size_t npo_network_added_floats(const npo_network *network);
+
 /* x [N,H,W,in_channels], t [N] f32, context [N,L,context] (may be NULL where the network attends to
- * none) -> ret_out [N,H,W,out_channels], which may be x. Borrows all for the call. */
+ * none), added [N,added floats] (may be NULL where there are none) -> ret_out [N,H,W,out_channels],
+ * which may be x. Borrows all for the call. */
 npo_err npo_network_eval(npo_network *network, const npo_params *params, int64_t n, const float *x,
-                         const float *t, const float *context, float *ret_out,
+                         const float *t, const float *context, const float *added, float *ret_out,
                          npo_error *error) NPO_MUST_CHECK;
 
 #endif

@@ -2,6 +2,8 @@
 
 #include "worker/model/networks/modules.h"
 
+#include <string.h>
+
 /* conv_in, and per level its layers and the downsampler. */
 #define SKIPS_MAX (1 + NPO_UNET_LEVELS_MAX * (NPO_UNET_LAYERS_MAX + 1))
 
@@ -237,16 +239,76 @@ static npo_value up_block(unet *u, int index, npo_value x)
 
 /* ---- the network ---- */
 
-static npo_value time_embedding(unet *u, npo_value t)
+/* TimestepEmbedding: linear, silu, linear. */
+static npo_value embed(unet *u, const char *path, npo_value e)
 {
     npo_graph *g = u->graph;
+    int64_t channels = u->config->time_embed_channels;
+    char name[NPO_PATH_MAX];
+    npo_module_path(g, name, "%s.linear_1", path);
+    e = npo_op_activation(g, npo_module_linear(g, name, e, channels, true), NPO_ACT_SILU);
+    npo_module_path(g, name, "%s.linear_2", path);
+    e = npo_module_linear(g, name, e, channels, true);
+    name_output(u, path, e);
+    return e;
+}
+
+static npo_value sinusoid(unet *u, npo_value t, int64_t channels)
+{
     const npo_unet_config *c = u->config;
-    npo_value e = npo_op_timestep(g, t, c->time_channels, c->flip_sin_to_cos, c->freq_shift);
-    e = npo_module_linear(g, "time_embedding.linear_1", e, c->time_embed_channels, true);
-    e = npo_op_activation(g, e, NPO_ACT_SILU);
-    e = npo_module_linear(g, "time_embedding.linear_2", e, c->time_embed_channels, true);
-    name_output(u, "time_embedding", e);
-    return npo_op_activation(g, e, NPO_ACT_SILU); /* every resnet begins with it */
+    return npo_op_timestep(u->graph, t, channels, c->flip_sin_to_cos, c->freq_shift);
+}
+
+/* The pooled text and the sinusoids of the time ids, embedded. */
+static npo_value added_embedding(unet *u, npo_unet_inputs inputs)
+{
+    npo_graph *g = u->graph;
+    int64_t channels = u->config->time_id_channels;
+    const npo_shape *shape = npo_graph_shape(g, inputs.time_ids);
+    if (!shape)
+        return NPO_VALUE_NONE;
+    int64_t n = shape->dims[0], count = n * NPO_UNET_TIME_IDS;
+    npo_value ids = npo_op_reshape(g, inputs.time_ids, 1, &count);
+    ids = npo_op_reshape(g, sinusoid(u, ids, channels), 2,
+                         (int64_t[]){n, NPO_UNET_TIME_IDS * channels});
+    return embed(u, "add_embedding", npo_op_concat(g, inputs.pooled, ids));
+}
+
+static npo_value time_embedding(unet *u, npo_unet_inputs inputs)
+{
+    npo_value e = embed(u, "time_embedding", sinusoid(u, inputs.t, u->config->time_channels));
+    if (u->config->pooled_channels)
+        e = npo_op_add(u->graph, e, added_embedding(u, inputs));
+    return npo_op_activation(u->graph, e, NPO_ACT_SILU); /* every resnet begins with it */
+}
+
+npo_unet_inputs npo_unet_declare(npo_graph *graph, const npo_unet_config *config, int64_t n,
+                                 int64_t height, int64_t width, int64_t context_len)
+{
+    int64_t context = npo_unet_config_context(config);
+    const int64_t x[] = {n, height, width, config->in_channels};
+    npo_unet_inputs inputs = {
+        .context = NPO_VALUE_NONE, .pooled = NPO_VALUE_NONE, .time_ids = NPO_VALUE_NONE};
+    inputs.x = npo_graph_input(graph, "x", NPO_F32, 4, x);
+    inputs.t = npo_graph_input(graph, "t", NPO_F32, 1, &n);
+    if (context)
+        inputs.context =
+            npo_graph_input(graph, "context", NPO_F32, 3, (int64_t[]){n, context_len, context});
+    if (config->pooled_channels) {
+        inputs.pooled =
+            npo_graph_input(graph, "pooled", NPO_F32, 2, (int64_t[]){n, config->pooled_channels});
+        inputs.time_ids =
+            npo_graph_input(graph, "time_ids", NPO_F32, 2, (int64_t[]){n, NPO_UNET_TIME_IDS});
+    }
+    return inputs;
+}
+
+void npo_unet_split_added(const npo_unet_config *config, const float *added, float *ret_pooled,
+                          float *ret_time_ids)
+{
+    size_t pooled = (size_t)config->pooled_channels;
+    memcpy(ret_pooled, added, pooled * sizeof *added);
+    memcpy(ret_time_ids, added + pooled, NPO_UNET_TIME_IDS * sizeof *added);
 }
 
 npo_value npo_unet_record(npo_graph *graph, const npo_unet_config *config, npo_unet_inputs inputs,
@@ -256,7 +318,7 @@ npo_value npo_unet_record(npo_graph *graph, const npo_unet_config *config, npo_u
               .config = config,
               .name_modules = options && options->name_modules,
               .context = inputs.context};
-    u.time = time_embedding(&u, inputs.t);
+    u.time = time_embedding(&u, inputs);
     npo_value x = npo_module_conv(graph, "conv_in", inputs.x, config->levels[0].channels,
                                   config->conv_in_kernel, same_padding(config->conv_in_kernel));
     name_output(&u, "conv_in", x);
@@ -278,7 +340,7 @@ npo_err npo_unet_layout(npo_backend *backend, const npo_unet_config *config,
 {
     npo_layout *layout = NULL;
     npo_graph *graph = NULL;
-    int64_t side = (int64_t)1 << config->level_count, context = npo_unet_config_context(config);
+    int64_t side = (int64_t)1 << config->level_count;
     npo_err err = npo_layout_new(&layout);
     if (!err)
         err = npo_graph_new(backend, layout, &graph);
@@ -286,14 +348,7 @@ npo_err npo_unet_layout(npo_backend *backend, const npo_unet_config *config,
         npo_error_set(error, err, "cannot lay out the network: %s", npo_err_text(err));
         goto out;
     }
-    npo_unet_inputs inputs = {
-        .x = npo_graph_input(graph, "x", NPO_F32, 4,
-                             (int64_t[]){1, side, side, config->in_channels}),
-        .t = npo_graph_input(graph, "t", NPO_F32, 1, (int64_t[]){1}),
-        .context = context
-                       ? npo_graph_input(graph, "context", NPO_F32, 3, (int64_t[]){1, 1, context})
-                       : NPO_VALUE_NONE,
-    };
+    npo_unet_inputs inputs = npo_unet_declare(graph, config, 1, side, side, 1);
     npo_graph_output(graph, "y", npo_unet_record(graph, config, inputs, NULL));
     /* Shapes are all that is wanted; planning is for the sentence of a failure. */
     if (npo_graph_failed(graph))

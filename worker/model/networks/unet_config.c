@@ -20,8 +20,6 @@ typedef struct {
 
 static const npo_config_fixed fixed[] = {
     {"act_fn", "\"silu\""},
-    {"addition_embed_type",
-     "null"}, /* "text_time" is SDXL's conditioning on pooled text and sizes */
     {"attention_type", "\"default\""},
     {"center_input_sample", "false"},
     {"class_embed_type", "null"},
@@ -45,9 +43,7 @@ static const npo_config_fixed fixed[] = {
  * f32. */
 static const char *const without_effect[] = {
     "addition_embed_type_num_heads",
-    "addition_time_embed_dim",
     "mid_block_only_cross_attention",
-    "projection_class_embeddings_input_dim",
     "resnet_out_scale_factor",
     "resnet_skip_time_act",
     "upcast_attention",
@@ -55,6 +51,8 @@ static const char *const without_effect[] = {
 };
 
 static const char *const read_below[] = {
+    "addition_embed_type",
+    "addition_time_embed_dim",
     "attention_head_dim",
     "block_out_channels",
     "conv_in_kernel",
@@ -72,6 +70,7 @@ static const char *const read_below[] = {
     "norm_num_groups",
     "only_cross_attention",
     "out_channels",
+    "projection_class_embeddings_input_dim",
     "reverse_transformer_layers_per_block",
     "sample_size",
     "time_embedding_dim",
@@ -237,6 +236,30 @@ static npo_err read_mid(reader *r)
                              "\"UNetMidBlock2DCrossAttn\", \"UNetMidBlock2D\" or null");
 }
 
+/* The embedding's input is the pooled text and the sinusoids of all time ids, one behind the other;
+ * diffusers' configs give its width. */
+static npo_err read_added(reader *r)
+{
+    static const char type_key[] = "addition_embed_type";
+    static const char dim_key[] = "addition_time_embed_dim";
+    static const char width_key[] = "projection_class_embeddings_input_dim";
+    npo_unet_config *c = r->config;
+    const cJSON *type = npo_config_get(&r->in, type_key);
+    int64_t dim, width;
+    if (!type)
+        return NPO_OK;
+    if (!cJSON_IsString(type) || strcmp(type->valuestring, "text_time") != 0)
+        return npo_config_refuse(&r->in, NPO_E_UNSUPPORTED, type_key, type,
+                                 "null or \"text_time\" (other values are not supported)");
+    NPO_TRY(
+        npo_config_to_int(&r->in, dim_key, npo_config_get(&r->in, dim_key), 2, CHANNELS_MAX, &dim));
+    NPO_TRY(npo_config_to_int(&r->in, width_key, npo_config_get(&r->in, width_key),
+                              NPO_UNET_TIME_IDS * dim + 1, (int64_t)8 * CHANNELS_MAX, &width));
+    c->time_id_channels = dim;
+    c->pooled_channels = width - NPO_UNET_TIME_IDS * dim;
+    return NPO_OK;
+}
+
 static npo_err read_sample_size(reader *r)
 {
     const cJSON *item = npo_config_get(&r->in, "sample_size");
@@ -336,7 +359,7 @@ static npo_err check_levels(reader *r)
 static npo_err read_all(reader *r)
 {
     static npo_err (*const steps[])(reader *) = {
-        read_channels,    read_blocks,          read_transformers, read_mid,
+        read_channels,    read_blocks,          read_transformers, read_mid,    read_added,
         read_sample_size, check_self_attention, read_scalars,      check_levels};
     NPO_TRY(npo_config_check_keys(&r->in, &keys));
     for (size_t i = 0; i < COUNT(steps); i++)
@@ -372,4 +395,9 @@ int64_t npo_unet_config_context(const npo_unet_config *config)
         if (level_attends(config, i))
             return config->levels[i].context;
     return 0;
+}
+
+int64_t npo_unet_config_added(const npo_unet_config *config)
+{
+    return config->pooled_channels ? config->pooled_channels + NPO_UNET_TIME_IDS : 0;
 }

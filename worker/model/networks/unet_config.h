@@ -9,6 +9,7 @@
 #define NPO_UNET_LEVELS_MAX 8
 #define NPO_UNET_LAYERS_MAX 8  /* resnets of a down block; an up block has one more */
 #define NPO_UNET_DEPTH_MAX  32 /* transformer blocks in one attention */
+#define NPO_UNET_TIME_IDS   6  /* original height, width; crop top, left; target height, width */
 
 /* Level 0 is the full resolution; its up block is the last of up_blocks. */
 typedef struct {
@@ -44,7 +45,11 @@ typedef struct {
     float norm_eps;
     int downsample_padding; /* 0: diffusers pads bottom and right by one */
     int conv_in_kernel, conv_out_kernel;
-    bool linear_projection; /* proj_in, proj_out stored as [out,in] instead of [out,in,1,1] */
+    /* "addition_embed_type": "text_time", SDXL's conditioning on a pooled text embedding and the
+     * time ids in pixels; 0 without it. */
+    int64_t pooled_channels;  /* of the pooled text embedding */
+    int64_t time_id_channels; /* of the sinusoid of each time id */
+    bool linear_projection;   /* proj_in, proj_out stored as [out,in] instead of [out,in,1,1] */
 } npo_unet_config;
 
 /* json: the parsed config; name stands in sentences ("'models/a/unet/config.json'"). Errors:
@@ -57,5 +62,8 @@ npo_err npo_unet_config_load(const char *path, npo_unet_config *ret_config,
 /* Channels of the text embedding, 0 for a network without cross attention. Levels that attend share
  * one context, so they agree (checked while reading). */
 int64_t npo_unet_config_context(const npo_unet_config *config);
+/* Values a sample's added conditioning has, the pooled text embedding and the time ids; 0 without
+ * it. */
+int64_t npo_unet_config_added(const npo_unet_config *config);
 
 #endif
