@@ -28,7 +28,8 @@ enum {
     NPO_RETRIES_DEFAULT = 3, /* failures of one task before its job fails; lost workers excepted */
 
     /* names and files */
-    NPO_NAME_MAX = 128, /* bytes, workers, jobs, outputs */
+    NPO_IMAGE_SIDE_MAX = 16384, /* pixels */
+    NPO_NAME_MAX = 128,         /* bytes, workers, jobs, outputs */
     NPO_JOB_FILE_BYTES_MAX = 1 << 20,
     NPO_JSON_DEPTH_MAX = 64,
     NPO_MANIFEST_FILES_MAX = 100000,

@@ -175,19 +175,31 @@ static npo_err check_lists(const npo_job *job, npo_error *error)
     return NPO_OK;
 }
 
-static npo_err check_prompts(const npo_job *job, npo_error *error)
+static npo_err check_prompt(const char *key, const cJSON *item, npo_error *error)
+{
+    if (!cJSON_IsString(item))
+        return bad_value(key, item, "a string", error);
+    if (strlen(item->valuestring) > PROMPT_BYTES_MAX)
+        return npo_error_set(error, NPO_E_LIMIT, "%s: found %zu bytes, expected at most %d", key,
+                             strlen(item->valuestring), PROMPT_BYTES_MAX);
+    return NPO_OK;
+}
+
+static npo_err check_prompt_list(const char *name, const cJSON *list, npo_error *error)
 {
     int i = 0;
-    char key[32];
-    for (const cJSON *item = job->prompts ? job->prompts->child : NULL; item; item = item->next) {
-        snprintf(key, sizeof key, "prompts[%d]", i++);
-        if (!cJSON_IsString(item))
-            return bad_value(key, item, "a string", error);
-        if (strlen(item->valuestring) > PROMPT_BYTES_MAX)
-            return npo_error_set(error, NPO_E_LIMIT, "%s: found %zu bytes, expected at most %d",
-                                 key, strlen(item->valuestring), PROMPT_BYTES_MAX);
+    char key[48];
+    for (const cJSON *item = list ? list->child : NULL; item; item = item->next) {
+        snprintf(key, sizeof key, "%s[%d]", name, i++);
+        NPO_TRY(check_prompt(key, item, error));
     }
-    if (job->prompts && i == 0)
+    return NPO_OK;
+}
+
+static npo_err check_prompts(const npo_job *job, npo_error *error)
+{
+    NPO_TRY(check_prompt_list("prompts", job->prompts, error));
+    if (job->prompts && !job->prompts->child)
         return npo_error_set(error, NPO_E_USAGE, "prompts: found an empty list, expected prompts");
     return NPO_OK;
 }
@@ -359,6 +371,58 @@ static npo_err check_sample(const npo_job *job, npo_error *error)
     return NPO_OK;
 }
 
+static npo_err check_negative_prompt(const npo_job *job, npo_error *error)
+{
+    const cJSON *negative = job->sample.negative_prompt;
+    int count = cJSON_GetArraySize(negative), prompts = cJSON_GetArraySize(job->prompts);
+    if (!negative)
+        return NPO_OK;
+    if (!cJSON_IsString(negative) && !cJSON_IsArray(negative))
+        return bad_value("sample.negative_prompt", negative, "a text or a list of texts", error);
+    if (cJSON_IsString(negative))
+        return check_prompt("sample.negative_prompt", negative, error);
+    if (count != prompts)
+        return npo_error_set(error, NPO_E_USAGE,
+                             "sample.negative_prompt: found %d entries, expected as many as "
+                             "prompts, %d",
+                             count, prompts);
+    return check_prompt_list("sample.negative_prompt", negative, error);
+}
+
+static npo_err check_seeds(const npo_job *job, npo_error *error)
+{
+    const cJSON *seeds = job->sample.seeds;
+    int count = cJSON_GetArraySize(seeds), prompts = cJSON_GetArraySize(job->prompts), i = 0;
+    char key[32];
+    if (seeds && count != prompts)
+        return npo_error_set(error, NPO_E_USAGE,
+                             "sample.seeds: found %d entries, expected as many as prompts, %d",
+                             count, prompts);
+    for (const cJSON *item = seeds ? seeds->child : NULL; item; item = item->next) {
+        double value = item->valuedouble;
+        snprintf(key, sizeof key, "sample.seeds[%d]", i++);
+        if (!cJSON_IsNumber(item) || !(value >= 0 && value <= INT_EXACT_MAX) ||
+            value != floor(value))
+            return bad_value(key, item, "a whole number of at least 0", error);
+    }
+    return NPO_OK;
+}
+
+static npo_err check_sampler(const npo_job *job, npo_error *error)
+{
+    bool ddim = job->sample.sampler == NPO_JOB_SAMPLER_DDIM;
+    if (job->sample.karras && ddim)
+        return npo_error_set(
+            error, NPO_E_USAGE,
+            "sample.karras: found true, expected false: sampler 'ddim' has no such "
+            "noise levels");
+    if (job->sample.spacing == NPO_JOB_SPACING_METHOD && !ddim)
+        return npo_error_set(error, NPO_E_USAGE,
+                             "sample.spacing: found 'method', expected another one: only sampler "
+                             "'ddim' runs on the method's grid");
+    return NPO_OK;
+}
+
 static npo_err check_evaluate(const npo_job *job, npo_error *error)
 {
     if (!job->has_evaluate)
@@ -384,9 +448,10 @@ static npo_err check_tasks(const npo_job *job, npo_error *error)
 }
 
 static npo_err (*const checks[])(const npo_job *, npo_error *) = {
-    check_name,   check_workers,  check_batch, check_schedule, check_pipeline,
-    check_starts, check_sample,   check_lists, check_prompts,  check_constraints,
-    check_from,   check_evaluate, check_tasks,
+    check_name,     check_workers,     check_batch,           check_schedule,
+    check_pipeline, check_starts,      check_sample,          check_lists,
+    check_prompts,  check_constraints, check_negative_prompt, check_seeds,
+    check_sampler,  check_from,        check_evaluate,        check_tasks,
 };
 
 /* ---- all together ---- */
@@ -440,6 +505,16 @@ const char *npo_job_starts_name(const npo_job *job)
 const char *npo_job_lr_schedule_name(const npo_job *job)
 {
     return npo_job_lr_schedules[job->train.lr_schedule];
+}
+
+const char *npo_job_sampler_name(const npo_job *job)
+{
+    return npo_job_samplers[job->sample.sampler];
+}
+
+const char *npo_job_spacing_name(const npo_job *job)
+{
+    return npo_job_spacings[job->sample.spacing];
 }
 
 bool npo_job_is_training(const npo_job *job)

@@ -24,6 +24,20 @@ typedef enum { NPO_STARTS_NOISE, NPO_STARTS_LATENTS, NPO_STARTS_FULL } npo_start
 typedef enum { NPO_PIPELINE_STAGED, NPO_PIPELINE_FUSED } npo_pipeline;
 typedef enum { NPO_LOSS_PSEUDO_HUBER, NPO_LOSS_MSE } npo_loss_kind;
 typedef enum { NPO_LR_CONSTANT, NPO_LR_COSINE, NPO_LR_LINEAR } npo_lr_kind;
+/* sample.sampler and sample.spacing, numbered as npo_sampler_kind and npo_spacing. */
+typedef enum {
+    NPO_JOB_SAMPLER_DDIM,
+    NPO_JOB_SAMPLER_DPMPP_2M,
+    NPO_JOB_SAMPLER_EULER,
+    NPO_JOB_SAMPLER_EULER_ANCESTRAL
+} npo_job_sampler;
+typedef enum {
+    NPO_JOB_SPACING_LEADING,
+    NPO_JOB_SPACING_TRAILING,
+    NPO_JOB_SPACING_LINSPACE,
+    NPO_JOB_SPACING_METHOD,
+    NPO_JOB_SPACING_DEFAULT
+} npo_job_spacing;
 typedef enum { NPO_WEIGHTS_STUDENT, NPO_WEIGHTS_EMA } npo_weights_kind;
 
 /* A file or folder: path before import, artifact after. Both NULL: not given. Borrowed from the
@@ -63,6 +77,12 @@ typedef struct {
     int64_t count; /* images */
     int64_t batch; /* images a forward pass */
     int64_t seed;
+    int sampler; /* npo_job_sampler */
+    int spacing; /* npo_job_spacing */
+    bool karras;
+    bool grid;                    /* recipe sample: all images on one sheet as well */
+    const cJSON *negative_prompt; /* a string, a list of one for each prompt, or NULL: empty */
+    const cJSON *seeds;           /* whole numbers, one for each prompt, or NULL */
 } npo_job_sample;
 
 typedef struct {
@@ -90,9 +110,10 @@ typedef struct {
     int64_t round_steps, staleness;
     int64_t preview_rounds; /* a preview grid each so many rounds; 0: none */
     npo_job_ref model;
-    npo_job_ref negative; /* sample, evaluate: the trained network */
-    npo_job_ref data;     /* images and captions */
-    const cJSON *prompts; /* list of strings, or NULL: those of data */
+    npo_job_ref negative;  /* sample, evaluate: the trained network */
+    npo_job_ref data;      /* images and captions */
+    int64_t height, width; /* of the images in pixels; 0: the model's */
+    const cJSON *prompts;  /* list of strings, or NULL: those of data */
     npo_job_train train;
     npo_job_generate generate;
     npo_job_sample sample;
@@ -115,6 +136,8 @@ const char *const *npo_job_path_keys(void);
 const char *npo_job_recipe_name(npo_recipe recipe);
 const char *npo_job_starts_name(const npo_job *job);      /* of generate.starts */
 const char *npo_job_lr_schedule_name(const npo_job *job); /* of train.lr_schedule */
+const char *npo_job_sampler_name(const npo_job *job);     /* of sample.sampler */
+const char *npo_job_spacing_name(const npo_job *job);     /* of sample.spacing */
 /* True where the recipe trains in rounds (self-npo, diffusion, classifier). */
 bool npo_job_is_training(const npo_job *job);
 

@@ -25,6 +25,9 @@ const char *const npo_job_starts[] = {"noise", "latents", "full", NULL};
 static const char *const pipelines[] = {"staged", "fused", NULL};
 static const char *const losses[] = {"pseudo-huber", "mse", NULL};
 const char *const npo_job_lr_schedules[] = {"constant", "cosine", "linear", NULL};
+const char *const npo_job_samplers[] = {"ddim", "dpmpp-2m", "euler", "euler-ancestral", NULL};
+const char *const npo_job_spacings[] = {"leading", "trailing", "linspace",
+                                        "method",  "default",  NULL};
 static const char *const weights[] = {"student", "ema", NULL};
 
 /* ---- rows ---- */
@@ -96,6 +99,9 @@ static const npo_job_row top[] = {
      "folder of IDX files, or of PNG files and captions.jsonl"},
     {TREE("prompts", ARRAY, job.prompts), PROMPTED, NPO_FOR_SAMPLE,
      "prompts (IDX data: by label); npoctl also takes the path of a text file, one a line"},
+    {INT("height", job.height, 0, NPO_IMAGE_SIDE_MAX), PROMPTED, NONE,
+     "of the images in pixels, a multiple of the VAE's factor; 0: as the model was trained"},
+    {INT("width", job.width, 0, NPO_IMAGE_SIDE_MAX), PROMPTED, NONE, "the same"},
     {TREE("train", OBJECT, train), NPO_FOR_TRAINING, NPO_FOR_TRAINING, "section: training"},
     {TREE("generate", OBJECT, generate), NPO_FOR_SELF_NPO, NONE, "section: trajectories"},
     {TREE("sample", OBJECT, sample), SAMPLING, NONE,
@@ -161,12 +167,25 @@ static const npo_job_row sample[] = {
     {NUMBER("interval_start", job.sample.interval_start, 0, 1), SAMPLING, NONE,
      "guidance acts where timestep / 1000 is from here"},
     {NUMBER("interval_end", job.sample.interval_end, 0, 1), SAMPLING, NONE, "to here"},
-    {INT("steps", job.sample.steps, 1, 1000), SAMPLING, NONE, "DDIM steps"},
+    {CHOICE("sampler", job.sample.sampler, npo_job_samplers), SAMPLING, NONE,
+     "dpmpp-2m: DPM-Solver++ of order 2; euler-ancestral adds noise at each step"},
+    {CHOICE("spacing", job.sample.spacing, npo_job_spacings), SAMPLING, NONE,
+     "of the timesteps; default: the model's scheduler, or the method's grid (previews, "
+     "evaluation)"},
+    {BOOL("karras", job.sample.karras), SAMPLING, NONE, "noise levels of Karras; not with ddim"},
+    {INT("steps", job.sample.steps, 1, 1000), SAMPLING, NONE, "solver steps"},
+    {TREE("negative_prompt", ANY, job.sample.negative_prompt), SAMPLING, NONE,
+     "in place of the empty prompt in the negative branch; a list has one for each prompt",
+     "text or list"},
     {INT("count", job.sample.count, 1, 1000000), NPO_FOR_DENOISER | NPO_FOR_SAMPLE, NONE,
      "images; prompts take turns"},
     {INT("batch", job.sample.batch, 1, 65536), SAMPLING, NONE, "images a forward pass"},
     {INT("seed", job.sample.seed, 0, INT_EXACT_MAX), NPO_FOR_DENOISER | NPO_FOR_SAMPLE, NONE,
      "of the starting noise"},
+    {TREE("seeds", ARRAY, job.sample.seeds), NPO_FOR_SAMPLE, NONE,
+     "one for each prompt, in place of seed; images of a prompt are then counted by themselves"},
+    {BOOL("grid", job.sample.grid), NPO_FOR_SAMPLE, NONE,
+     "also a sheet of the first images, grid.png"},
 };
 
 static const npo_job_row evaluate[] = {
@@ -289,6 +308,7 @@ void npo_job_reader_init(npo_recipe recipe, npo_job_reader *ret_reader)
         .steps = 25,
         .count = 16,
         .batch = 16,
+        .spacing = NPO_JOB_SPACING_DEFAULT,
     };
     job->evaluate = (npo_job_evaluate){
         .samples = 500,
@@ -388,11 +408,12 @@ static void describe_default(const npo_job_row *row, char *ret_text, size_t size
     }
 }
 
-static void describe_type(const npo_json_field *field, char *ret_text, size_t size)
+static void describe_type(const npo_job_row *row, char *ret_text, size_t size)
 {
+    const npo_json_field *field = &row->field;
     size_t len = 0;
-    if (field->type != NPO_JSON_ENUM) {
-        snprintf(ret_text, size, "%s", type_names[field->type]);
+    if (row->type || field->type != NPO_JSON_ENUM) {
+        snprintf(ret_text, size, "%s", row->type ? row->type : type_names[field->type]);
         return;
     }
     for (int i = 0; field->choices[i] && len < size; i++)
@@ -426,7 +447,7 @@ void npo_job_key_at(size_t index, npo_job_key *ret_key)
     const npo_job_row *row = &section->rows[index];
     snprintf(ret_key->key, sizeof ret_key->key, "%s%s%s", section->name, *section->name ? "." : "",
              row->field.key);
-    describe_type(&row->field, ret_key->type, sizeof ret_key->type);
+    describe_type(row, ret_key->type, sizeof ret_key->type);
     describe_default(row, ret_key->fallback, sizeof ret_key->fallback);
     describe_recipes(row->recipes, ret_key->recipes, sizeof ret_key->recipes);
     ret_key->summary = row->summary;

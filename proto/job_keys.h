@@ -32,6 +32,7 @@ typedef struct {
     unsigned recipes;     /* where the key has a meaning; elsewhere it is refused */
     unsigned required;    /* where it must stand */
     const char *summary;  /* one line for people */
+    const char *type;     /* in place of the field's, for what job.c reads itself */
 } npo_job_row;
 
 typedef struct {
@@ -49,6 +50,8 @@ extern const npo_job_section npo_job_sections[NPO_JOB_SECTIONS];
 extern const char *const npo_job_recipes[];      /* npo_recipe */
 extern const char *const npo_job_starts[];       /* npo_starts */
 extern const char *const npo_job_lr_schedules[]; /* npo_lr_kind */
+extern const char *const npo_job_samplers[];     /* npo_job_sampler */
+extern const char *const npo_job_spacings[];     /* npo_job_spacing */
 
 /* A reader with every default of a recipe. */
 void npo_job_reader_init(npo_recipe recipe, npo_job_reader *ret_reader);

@@ -12,6 +12,7 @@ typedef struct {
     npo_option_list prompts;
     double guidance_scale, beta, rescale; /* NaN: not given */
     int64_t count, seed, steps;           /* below 0: not given */
+    bool grid;
 } sample_values;
 
 static const sample_values defaults = {
@@ -35,6 +36,8 @@ static bool set_numbers(cJSON *spec, const sample_values *values)
     for (size_t i = 0; i < NPO_ARRAY_COUNT(rows); i++)
         if (!isnan(rows[i].value) && !cJSON_AddNumberToObject(sample, rows[i].key, rows[i].value))
             return false;
+    if (values->grid && !cJSON_AddTrueToObject(sample, "grid"))
+        return false;
     return sample != NULL;
 }
 
@@ -103,6 +106,7 @@ static const npo_option options[] = {
     ROW("count", 'c', INT, count, "N", "images (16)", 1, 1000000),
     ROW("seed", 's', INT, seed, "N", "of the starting noise (0)", 0, 9007199254740992.0),
     ROW("steps", 0, INT, steps, "N", "solver steps (25)", 1, 1000),
+    ROW("grid", 0, BOOL, grid, NULL, "also a sheet of the first images, grid.png", 0, 0),
     ROW("out", 'o', STRING, out, "DIR", "folder of the images (samples-JOB)", 0, 0),
 };
 

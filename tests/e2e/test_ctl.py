@@ -428,7 +428,8 @@ def sample_fetches_images(box):
     box.npod()
     box.worker("w1")
     out = box.dir + "/images"
-    box.ctl("sample", "--model", box.model(), "-p", "a photo of a bag", "-c", 2, "--steps", 2, "--out", out)
+    box.ctl("sample", "--model", box.model(), "-p", "a photo of a bag", "-c", 2, "--steps", 2, "--grid",
+            "--out", out)
     names = sorted(os.listdir(out))
     check_equal(names, ["grid.png", "image-00000.png", "image-00001.png"], "files")
     other = box.ctl("sample", "--model", box.model(), "-p", "a photo of a bag", "-c", 2, "--steps", 2, "-s", 5,
@@ -447,7 +448,8 @@ def sample_with_the_network_of_a_job(box):
     box.wait_state(job, "done")
     for negative in (str(job), f"{job}@2"):
         out = f"{box.dir}/images-{negative}"
-        box.ctl("sample", "-n", negative, "-p", "a photo of a bag", "-c", 1, "--steps", 2, "--out", out)
+        box.ctl("sample", "-n", negative, "-p", "a photo of a bag", "-c", 1, "--steps", 2, "--grid",
+                "--out", out)
         check(os.path.exists(out + "/grid.png"), "no grid.png")
     box.ctl("export", f"{job}@2", box.dir + "/at2")
     box.ctl("export", job, box.dir + "/last")

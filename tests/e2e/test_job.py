@@ -162,7 +162,7 @@ def sample_with_the_negative_network(box):
     for _ in range(2):
         spec = {"recipe": "sample", "model": box.model(), "negative": box.dir + "/negative",
                 "prompts": tiny_model.PROMPTS, "sample": {"count": 6, "steps": 5, "guidance_scale": 2,
-                                                          "seed": 4, "batch": 4}}
+                                                          "seed": 4, "batch": 4, "grid": True}}
         made.append(box.outputs(finish(box, spec)))
     check_equal(made[0], made[1], "images of the same job")
     plain = {**spec, "sample": {**spec["sample"], "guidance_scale": 1}}

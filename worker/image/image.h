@@ -2,11 +2,10 @@
 #ifndef NPO_WORKER_IMAGE_IMAGE_H
 #define NPO_WORKER_IMAGE_IMAGE_H
 
+#include "common/bounds.h"
 #include "common/err.h"
 #include <stddef.h>
 #include <stdint.h>
-
-#define NPO_IMAGE_SIDE_MAX 16384 /* pixels */
 
 typedef struct {
     int width, height; /* 1 .. NPO_IMAGE_SIDE_MAX */

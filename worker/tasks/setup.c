@@ -25,19 +25,9 @@ npo_err npo_setup_job_prompts(npo_context *ctx, const char ***ret_prompts, size_
     return NPO_OK;
 }
 
-npo_err npo_setup_check_pixels(npo_context *ctx, const npo_model *model)
-{
-    if (model->folder.vae_config)
-        return npo_error_set(ctx->error, NPO_E_UNSUPPORTED,
-                             "model '%s' has a VAE: this version samples and reads images in pixel "
-                             "space only",
-                             model->folder.root);
-    return NPO_OK;
-}
-
 static npo_err check_images(npo_context *ctx, const npo_setup *setup)
 {
-    npo_latent_shape want = setup->model->latent;
+    npo_latent_shape want = setup->model->image;
     const npo_dataset *data = setup->data;
     if (npo_dataset_height(data) == want.height && npo_dataset_width(data) == want.width &&
         npo_dataset_channels(data) == want.channels)
@@ -72,7 +62,6 @@ static npo_err adopt_data(npo_context *ctx, const char *path, npo_setup *setup)
 {
     npo_dataset_options options = {NPO_SPLIT_TRAIN, setup->prompt_count ? setup->prompts : NULL,
                                    setup->prompt_count};
-    NPO_TRY(npo_setup_check_pixels(ctx, setup->model));
     NPO_TRY(npo_loaded_dataset(ctx->cache, path, &options, &setup->data, ctx->error));
     NPO_TRY(check_images(ctx, setup));
     NPO_TRY(check_prompts(ctx, setup, path));
@@ -88,22 +77,58 @@ static npo_err adopt_data(npo_context *ctx, const char *path, npo_setup *setup)
     return NPO_OK;
 }
 
+const char *npo_setup_negative_prompt(const npo_job *job, size_t i)
+{
+    const cJSON *negative = job->sample.negative_prompt;
+    const cJSON *own = cJSON_IsArray(negative) ? cJSON_GetArrayItem(negative, (int)i) : negative;
+    return own ? own->valuestring : "";
+}
+
+/* Prompts have the first ids; behind them stand the negative prompts, each text once. */
+static npo_err encode_prompts(npo_context *ctx, npo_setup *setup)
+{
+    size_t count = setup->prompt_count, all = count;
+    const char **texts = calloc(2 * count, sizeof *texts);
+    setup->negative = calloc(count, sizeof *setup->negative);
+    if (!texts || !setup->negative) {
+        free(texts);
+        return npo_context_fail(ctx, NPO_E_NOMEM, "prompts");
+    }
+    memcpy(texts, setup->prompts, count * sizeof *texts);
+    for (size_t i = 0; i < count; i++) {
+        const char *text = npo_setup_negative_prompt(ctx->task->spec, i);
+        size_t at = count;
+        while (at < all && strcmp(texts[at], text) != 0)
+            at++;
+        setup->negative[i] = *text ? (int32_t)at : NPO_PROMPT_EMPTY;
+        if (*text && at == all)
+            texts[all++] = text;
+    }
+    npo_err err = npo_model_encode(setup->model, texts, all, ctx->error);
+    free(texts);
+    return err;
+}
+
 static npo_err open_parts(npo_context *ctx, bool wants_images, npo_setup *setup)
 {
     const char *model = NULL, *data = npo_task_input_path(ctx->task, "data");
     NPO_TRY(npo_context_input(ctx, "model", &model));
     NPO_TRY(npo_loaded_model(ctx->cache, model, &setup->model, ctx->error));
+    NPO_TRY(npo_model_set_size(setup->model, npo_loaded_backend(ctx->cache),
+                               ctx->task->spec->height, ctx->task->spec->width, ctx->error));
     NPO_TRY(npo_setup_job_prompts(ctx, &setup->prompts, &setup->prompt_count));
     if (wants_images)
         NPO_TRY(npo_context_input(ctx, "data", &data));
     if (data && (wants_images || setup->prompt_count == 0))
         NPO_TRY(adopt_data(ctx, data, setup));
+    if (wants_images && setup->model->folder.vae_config)
+        NPO_TRY(npo_loaded_latents(ctx->cache, &setup->latents, ctx->error));
     if (setup->prompt_count == 0)
         return npo_error_set(
             ctx->error, NPO_E_USAGE,
             "found no prompts, expected \"prompts\" in the job (of IDX data: one for "
             "each label) or data with captions");
-    return npo_model_encode(setup->model, setup->prompts, setup->prompt_count, ctx->error);
+    return encode_prompts(ctx, setup);
 }
 
 npo_err npo_setup_open(npo_context *ctx, bool wants_images, npo_setup *ret_setup)
@@ -121,5 +146,14 @@ npo_err npo_setup_open(npo_context *ctx, bool wants_images, npo_setup *ret_setup
 void npo_setup_fini(npo_setup *setup)
 {
     free(setup->prompts);
+    free(setup->negative);
     *setup = (npo_setup){0};
+}
+
+npo_err npo_setup_sample(const npo_setup *setup, int64_t index, float *ret_x, npo_error *error)
+{
+    if (setup->latents)
+        return npo_latents_get(setup->latents, index, ret_x, error);
+    npo_dataset_image(setup->data, index, ret_x);
+    return NPO_OK;
 }

@@ -7,14 +7,16 @@
 typedef struct {
     npo_model *model;        /* prompts encoded: model->prompts */
     const npo_dataset *data; /* NULL where it was not opened */
+    npo_latents *latents;    /* of data; NULL: images are samples */
     const char **prompts;    /* [prompt_count]; the array is owned, the strings are not */
     size_t prompt_count;
+    int32_t *negative; /* [prompt_count] ids of the negative prompts; owned */
 } npo_setup;
 
-/* Opens input "model", and input "data" (split train) where images are wanted or the job names no
- * prompts. Prompts are those of the data (IDX: the job's, by label), without data the job's.
- * Errors: NPO_E_USAGE where data or prompts are missing; NPO_E_SHAPE where images do not fit the
- * model; NPO_E_UNSUPPORTED for images with a model that has a VAE; those of reading. */
+/* Opens input "model" for the job's size of images, and input "data" (split train) where images are
+ * wanted or the job names no prompts. Prompts are those of the data (IDX: the job's, by label),
+ * without data the job's. Errors: NPO_E_USAGE where data or prompts are missing; NPO_E_SHAPE where
+ * images do not fit the model, or the size does not; those of reading. */
 npo_err npo_setup_open(npo_context *ctx, bool wants_images, npo_setup *ret_setup) NPO_MUST_CHECK;
 void npo_setup_fini(npo_setup *setup);
 
@@ -22,7 +24,10 @@ void npo_setup_fini(npo_setup *setup);
  * NPO_E_TYPE, NPO_E_NOMEM. */
 npo_err npo_setup_job_prompts(npo_context *ctx, const char ***ret_prompts,
                               size_t *ret_count) NPO_MUST_CHECK;
-/* NPO_E_UNSUPPORTED for a model whose samples are not images by themselves. */
-npo_err npo_setup_check_pixels(npo_context *ctx, const npo_model *model) NPO_MUST_CHECK;
+/* The negative prompt of the job's prompt number i; "" where it has none. */
+const char *npo_setup_negative_prompt(const npo_job *job, size_t i);
+/* Image `index` of the data as the network sees it, [latent]: encoded where the model has a VAE. */
+npo_err npo_setup_sample(const npo_setup *setup, int64_t index, float *ret_x,
+                         npo_error *error) NPO_MUST_CHECK;
 
 #endif

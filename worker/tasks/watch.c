@@ -1,7 +1,7 @@
 #include "worker/tasks/watch.h"
 
-static npo_err predict(void *self, int64_t n, const float *x, const float *t,
-                       const int32_t *prompt, float *ret_out, npo_error *error)
+static npo_err predict(void *self, int64_t n, const float *x, const float *t, const int32_t *prompt,
+                       float *ret_out, npo_error *error)
 {
     npo_watch *watch = self;
     const npo_denoiser *inner = watch->inner;

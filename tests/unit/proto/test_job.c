@@ -81,6 +81,9 @@ static void test_job_defaults_of_the_others(void **state)
     assert_int_equal(cJSON_GetArraySize(job.evaluate.seeds), 1);
     assert_true(job.sample.guidance_scale == 2 && job.sample.beta == 1);
     assert_true(job.sample.interval_start == 0 && job.sample.interval_end == 1);
+    assert_int_equal(job.sample.sampler, NPO_JOB_SAMPLER_DDIM);
+    assert_int_equal(job.sample.spacing, NPO_JOB_SPACING_DEFAULT);
+    assert_true(job.height == 0 && job.width == 0);
     assert_int_equal(job.sample.steps, 25);
     cJSON_Delete(json);
     json = parse(SAMPLE);
@@ -103,7 +106,7 @@ static void test_job_reads_every_member(void **state)
         "true,"
         " \"pipeline\": \"staged\", \"round_steps\": 10, \"staleness\": 1, \"preview_rounds\": 2,"
         " \"model\": {\"artifact\": \"" HASH "\"}, \"data\": {\"path\": \"d\"},"
-        " \"prompts\": [\"x\", \"\"], \"_note\": \"a comment\","
+        " \"height\": 64, \"width\": 96, \"prompts\": [\"x\", \"\"], \"_note\": \"a comment\","
         " \"train\": {\"steps\": 95, \"batch\": 8, \"micro_batch\": 2, \"lr\": 0.5,"
         "  \"weight_decay\": 0, \"beta1\": 0.1, \"beta2\": 0.2, \"eps\": 0.3, \"clip\": 0,"
         "  \"ema_decay\": 0.4, \"warmup_steps\": 5, \"lr_schedule\": \"linear\", \"loss\": \"mse\","
@@ -113,7 +116,8 @@ static void test_job_reads_every_member(void **state)
         " \"sample\": {\"guidance_scale\": 3, \"beta\": 0.5, \"rescale\": 0.7,"
         "  \"interval_start\": 0.1, \"interval_end\": 0.9, \"steps\": 10, \"count\": 4, \"batch\": "
         "2,"
-        "  \"seed\": 9},"
+        "  \"seed\": 9, \"sampler\": \"dpmpp-2m\", \"spacing\": \"trailing\", \"karras\": true,"
+        "  \"negative_prompt\": [\"y\", \"\"]},"
         " \"evaluate\": {\"classifier\": \"c\", \"samples\": 10, \"real_samples\": 20,"
         "  \"scales\": [2], \"betas\": [0.5, 1], \"seeds\": [1, 2, 3]}}");
     read_ok(json, &job);
@@ -156,6 +160,12 @@ static void test_job_reads_every_member(void **state)
     assert_int_equal(job.sample.count, 4);
     assert_int_equal(job.sample.batch, 2);
     assert_int_equal(job.sample.seed, 9);
+    assert_int_equal(job.sample.sampler, NPO_JOB_SAMPLER_DPMPP_2M);
+    assert_int_equal(job.sample.spacing, NPO_JOB_SPACING_TRAILING);
+    assert_true(job.sample.karras);
+    assert_int_equal(cJSON_GetArraySize(job.sample.negative_prompt), 2);
+    assert_int_equal(job.height, 64);
+    assert_int_equal(job.width, 96);
     assert_true(job.has_evaluate);
     assert_string_equal(job.evaluate.classifier.path, "c");
     assert_string_equal(job.evaluate.data.path, "d"); /* the job's */
@@ -284,6 +294,23 @@ static void test_job_refuses_contradictions(void **state)
                    "compared with");
     expect_refused(NPO_RECIPE_SAMPLE, PAIRS("sample.interval_start", "1"), NPO_E_USAGE,
                    "sample.interval_start: found 1, expected less than interval_end, 1");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("sample.karras", "true"), NPO_E_USAGE,
+                   "sample.karras: found true, expected false: sampler 'ddim' has no such noise "
+                   "levels");
+    expect_refused(NPO_RECIPE_SAMPLE,
+                   PAIRS("sample.sampler", "\"euler\"", "sample.spacing", "\"method\""),
+                   NPO_E_USAGE,
+                   "sample.spacing: found 'method', expected another one: only sampler 'ddim' runs "
+                   "on the method's grid");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("sample.negative_prompt", "[\"a\", \"b\"]"),
+                   NPO_E_USAGE,
+                   "sample.negative_prompt: found 2 entries, expected as many as prompts, 1");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("sample.negative_prompt", "[3]"), NPO_E_TYPE,
+                   "sample.negative_prompt[0]: found 3, expected a string");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("sample.seeds", "[1, 2]"), NPO_E_USAGE,
+                   "sample.seeds: found 2 entries, expected as many as prompts, 1");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("sample.seeds", "[1.5]"), NPO_E_TYPE,
+                   "sample.seeds[0]: found 1.5, expected a whole number of at least 0");
     expect_refused(NPO_RECIPE_DIFFUSION, PAIRS("train.steps", "200"), NPO_E_USAGE,
                    "train.warmup_steps: found 200, expected less than steps, 200");
     expect_refused(

@@ -17,6 +17,7 @@ static const char *wrong_value(const npo_job_key *key, const char **ret_expected
         {"text", "[]", "expected a string"},
         {"object", "3", "expected an object"},
         {"list", "{}", "expected a list"},
+        {"text or list", "3", "expected a text or a list of texts"},
         {"path", "null", "expected a path or {\"artifact\": HASH}"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -91,6 +92,8 @@ static void test_job_refuses_numbers_out_of_range(void **state)
         {"sample.count", "0", NPO_RECIPE_SAMPLE},
         {"sample.batch", "0", NPO_RECIPE_SAMPLE},
         {"sample.seed", "-1", NPO_RECIPE_SAMPLE},
+        {"height", "-8", NPO_RECIPE_SAMPLE},
+        {"width", "16385", NPO_RECIPE_SAMPLE},
         {"evaluate.samples", "1", NPO_RECIPE_EVALUATE},
         {"evaluate.real_samples", "1", NPO_RECIPE_EVALUATE},
     };
@@ -117,8 +120,8 @@ static void test_job_refuses_unknown_keys_with_the_closest(void **state)
                    "unknown key 'train.warmup_step', did you mean 'warmup_steps'?");
     expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("generate.start", "\"noise\""), NPO_E_USAGE,
                    "unknown key 'generate.start', did you mean 'starts'?");
-    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("sample.guidance", "2"), NPO_E_USAGE,
-                   "unknown key 'sample.guidance'");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("sample.magnification", "2"), NPO_E_USAGE,
+                   "unknown key 'sample.magnification'");
     expect_refused(NPO_RECIPE_EVALUATE, PAIRS("evaluate.sample", "2"), NPO_E_USAGE,
                    "unknown key 'evaluate.sample', did you mean 'samples'?");
     expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("constraints", "{\"labels\": {}}"), NPO_E_USAGE,

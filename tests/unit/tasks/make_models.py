@@ -1,5 +1,6 @@
-"""Models and data for the tests of tasks: the tiny pipeline of tests/e2e as it is (8x8), and another whose
-samples have the classifier's size (28x28), each with images to train on."""
+"""Models and data for the tests of tasks: the tiny pipeline of tests/e2e as it is (8x8), another whose
+samples have the classifier's size (28x28), each with images to train on, and one with a VAE (16x16 latents
+of 64x64 images)."""
 import json
 import os
 import shutil
@@ -25,29 +26,50 @@ def write_images(folder, split, count, side):
         file.write(struct.pack(">II", 0x801, count) + bytes(i % 3 for i in range(count)))
 
 
-def write_captions(folder, count):
-    """PNG images of 8x8, two captions."""
+def write_captions(folder, count, size=(8, 8), colour=False):
+    """PNG images of (height, width), grey or RGB, two captions."""
     os.makedirs(folder)
+    height, width = size
+    channels = 3 if colour else 1
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     with open(folder + "/captions.jsonl", "w") as lines:
         for i in range(count):
-            rows = b"".join(bytes([0] + [(x * y * 4 + 9 * i) % 256 for x in range(8)]) for y in range(8))
+            rows = b"".join(bytes([0] + [(x // channels * y * 4 + x % channels * 40 + 9 * i) % 256
+                                         for x in range(width * channels)]) for y in range(height))
             with open(f"{folder}/{i}.png", "wb") as file:
-                file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
+                file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2 if colour else 0, 0, 0, 0))
                            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
             lines.write(json.dumps({"file": f"{i}.png", "caption": ["a photo of a bar", "noise"][i % 2]}) + "\n")
 
 
-def set_unet(model, **changes):
-    path = model + "/unet/config.json"
+def set_part(part, **changes):
+    path = part + "/config.json"
     with open(path) as file:
         config = json.load(file)
     config.update(changes)
     with open(path, "w") as file:
         json.dump(config, file)
+
+
+def set_unet(model, **changes):
+    set_part(model + "/unet", **changes)
+
+
+def make_latent_model(folder):
+    """The goldens' pipeline of Stable Diffusion's structure with the VAE that belongs to it."""
+    golden = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../golden")
+    for part in ("unet", "text_encoder", "tokenizer", "scheduler"):
+        shutil.copytree(f"{golden}/sd15-tiny/{part}", f"{folder}/{part}")
+    shutil.copy(golden + "/sd15-tiny/model_index.json", folder)
+    shutil.copytree(golden + "/vae-tiny/vae", folder + "/vae")
+    shutil.copytree(folder, folder + "-negative")
+    shutil.copy(golden + "/sd15-tiny/negative-unet.safetensors",
+                folder + "-negative/unet/diffusion_pytorch_model.safetensors")
+    shutil.copytree(folder, folder + "-other")
+    set_part(folder + "-other/vae", latent_channels=8)
 
 
 def main(folder):
@@ -64,11 +86,9 @@ def main(folder):
     os.remove(folder + "/no-weights/unet/diffusion_pytorch_model.safetensors")
     tiny_model.make(folder + "/no-size")
     set_unet(folder + "/no-size", sample_size=None)
-    tiny_model.make(folder + "/vae")
-    os.makedirs(folder + "/vae/vae")
-    with open(folder + "/vae/vae/config.json", "w") as file:
-        file.write("{}\n")
+    make_latent_model(folder + "/vae")
     write_captions(folder + "/captions", 6)
+    write_captions(folder + "/colours", 5, size=(32, 48), colour=True)
     os.makedirs(folder + "/large-data")
     write_images(folder + "/large-data", "train", 60, 28)
     write_images(folder + "/large-data", "t10k", 30, 28)

@@ -155,7 +155,7 @@ static void test_evaluation_refuses_what_does_not_fit(void **state)
 
 static const char sample_job[] =
     "{'recipe':'sample','model':'m','prompts':['a photo of a circle','a photo of a cross'],"
-    "'sample':{'count':5,'batch':2,'steps':3,'guidance_scale':2,'seed':5}}";
+    "'sample':{'count':5,'batch':2,'steps':3,'guidance_scale':2,'seed':5,'grid':true}}";
 
 static void test_sample_writes_images_and_a_grid(void **state)
 {
@@ -187,8 +187,8 @@ static void test_sample_writes_images_and_a_grid(void **state)
     assert_false(npo_file_exists(job_path("plain/last-images/image-00005.png")));
     npo_buf png = NPO_BUF_INIT;
     read_all(job_path("two/last-images/image-00001.png"), &png);
-    assert_non_null(
-        memmem(png.data, png.len, "{\"prompt\": \"a photo of a cross\", \"image\": 1,", 44));
+    assert_non_null(memmem(png.data, png.len,
+                           "{\"prompt\": \"a photo of a cross\", \"negative_prompt\": \"\",", 53));
     npo_buf_fini(&png);
 }
 

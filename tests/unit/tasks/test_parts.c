@@ -338,7 +338,31 @@ static void test_cache_keeps_what_has_not_changed(void **state)
             npo_loaded_weights(cache, model_path("large"), NPO_LOADED_EMA, &weights, &error),
             NPO_OK);
     assert_int_equal(npo_loaded_model(cache, model_path("large"), &a, &error), NPO_OK);
-    assert_int_equal(a->latent.height, 28);
+    assert_int_equal(a->config.sample_height, 28);
+    npo_task_cache_free(cache);
+}
+
+/* A network is planned once a size, and anew for another one. */
+static void test_model_takes_sizes(void **state)
+{
+    npo_task_cache *cache = one_cache();
+    npo_backend *backend = npo_loaded_backend(cache);
+    npo_model *model = NULL;
+    npo_error error = {0};
+    assert_int_equal(npo_loaded_model(cache, model_path("vae"), &model, &error), NPO_OK);
+    assert_null(model->network);
+    assert_int_equal(npo_model_set_size(model, backend, 0, 0, &error), NPO_OK);
+    assert_int_equal(model->latent.height, 16);
+    assert_int_equal(model->image.width, 64);
+    assert_int_equal(model->image.channels, 3);
+    npo_network *network = model->network;
+    assert_int_equal(npo_model_set_size(model, backend, 64, 0, &error), NPO_OK);
+    assert_ptr_equal(model->network, network);
+    assert_int_equal(npo_model_set_size(model, backend, 32, 48, &error), NPO_OK);
+    assert_true(model->latent.height == 8 && model->latent.width == 12);
+    assert_int_equal(npo_network_sample_floats(model->network), 8 * 12 * 4);
+    assert_int_equal(npo_model_set_size(model, backend, 32, 47, &error), NPO_E_SHAPE);
+    assert_true(model->latent.width == 12 && model->network);
     npo_task_cache_free(cache);
 }
 
@@ -356,6 +380,7 @@ int main(void)
         cmocka_unit_test(test_random_weights_refuses_unknown_tensors),
         cmocka_unit_test(test_identity_follows_files),
         cmocka_unit_test(test_cache_keeps_what_has_not_changed),
+        cmocka_unit_test(test_model_takes_sizes),
     };
     return cmocka_run_group_tests_name("parts", tests, job_dir_setup, job_dir_teardown);
 }

@@ -14,6 +14,8 @@ static const char latents[] =
 static const char diffusion[] =
     "{'recipe':'diffusion','model':'m','data':'d','prompts':['a','b','c'],"
     "'train':{'steps':4,'batch':4,'warmup_steps':0}}";
+static const char sample_30[] =
+    "{'recipe':'sample','model':'m','prompts':['a'],'height':32,'width':30}";
 static const char two_steps[] = "{'first_step':0,'steps':2}";
 
 /* "model=PATH" and more. */
@@ -86,7 +88,12 @@ static void test_task_checks_models(void **state)
                    "found no prompts");
     char data[600];
     snprintf(data, sizeof data, "data=%s", model_path("data"));
-    expect_failure("generate", latents, two_steps, inputs("vae", data), NPO_E_UNSUPPORTED, "VAE");
+    expect_failure("generate", latents, two_steps, inputs("vae", data), NPO_E_SHAPE,
+                   "8 x 8 with 1 channels, expected 64 x 64 with 3");
+    expect_failure("sample", sample_30, "{}", inputs("vae", ""), NPO_E_SHAPE,
+                   "width: found 30 pixels, expected a multiple of 4");
+    expect_failure("sample", sample_30, "{}", inputs("vae-other", ""), NPO_E_SHAPE,
+                   "latents of 8 channels, expected 4");
     expect_failure("generate", latents, two_steps, inputs("large", data), NPO_E_SHAPE,
                    "8 x 8 with 1 channels, expected 28 x 28");
     expect_failure("train", diffusion, two_steps, inputs("no-weights", data), NPO_E_NOT_FOUND,
@@ -191,6 +198,10 @@ static void test_task_cancel_at_every_check(void **state)
                  "{'recipe':'sample','model':'m','prompts':['a'],"
                  "'sample':{'count':2,'batch':1,'steps':2}}",
                  "{}", inputs("tiny", ""), 1);
+    check_cancel("sample",
+                 "{'recipe':'sample','model':'m','prompts':['a'],'height':16,'width':16,"
+                 "'sample':{'count':2,'batch':1,'steps':1,'sampler':'euler','grid':true}}",
+                 "{}", inputs("vae", ""), 1);
 }
 
 static void test_task_reports_a_failed_publication(void **state)

@@ -162,13 +162,13 @@ static npo_err size_features(evaluation *e)
         for (int64_t i = 0; i < n; i++)
             pictures += is_shown(&e->plan, &e->plan.cells[unit / e->plan.units], first + i);
     }
-    npo_err err = npo_features_init(&e->features, e->setup.model->latent, rows, pictures);
+    npo_err err = npo_features_init(&e->features, e->setup.model->image, rows, pictures);
     return err == NPO_OK ? err : npo_context_fail(e->ctx, err, "features");
 }
 
 static npo_err check_fit(evaluation *e)
 {
-    npo_latent_shape shape = e->setup.model->latent;
+    npo_latent_shape shape = e->setup.model->image;
     if (shape.height != NPO_CLASSIFIER_SIDE || shape.width != NPO_CLASSIFIER_SIDE ||
         shape.channels != 1)
         return npo_error_set(

@@ -29,6 +29,7 @@ struct npo_task_cache {
     npo_params *blend;
     cache_key dataset_key;
     npo_dataset *dataset;
+    npo_latents *latents; /* of dataset, by model; NULL: none yet */
     cache_key classifier_key;
     npo_classifier *classifier;
 };
@@ -54,9 +55,16 @@ static void drop_weights(npo_task_cache *cache)
     cache->blend = NULL;
 }
 
+static void drop_latents(npo_task_cache *cache)
+{
+    npo_latents_free(cache->latents);
+    cache->latents = NULL;
+}
+
 static void drop_model(npo_task_cache *cache)
 {
     drop_weights(cache);
+    drop_latents(cache);
     npo_model_free(cache->model);
     cache->model = NULL;
     cache->model_key.is_set = false;
@@ -191,6 +199,7 @@ npo_err npo_loaded_dataset(npo_task_cache *cache, const char *path,
     npo_hash identity;
     NPO_TRY(dataset_identity(path, options, &identity, error));
     if (!is_hit(&cache->dataset_key, &identity)) {
+        drop_latents(cache);
         npo_dataset_free(cache->dataset);
         cache->dataset = NULL;
         cache->dataset_key.is_set = false;
@@ -198,6 +207,16 @@ npo_err npo_loaded_dataset(npo_task_cache *cache, const char *path,
         set_key(&cache->dataset_key, &identity);
     }
     *ret_dataset = cache->dataset;
+    return NPO_OK;
+}
+
+npo_err npo_loaded_latents(npo_task_cache *cache, npo_latents **ret_latents, npo_error *error)
+{
+    if (!cache->latents) {
+        NPO_TRY(npo_model_need_vae(cache->model, cache->backend, error));
+        NPO_TRY(npo_latents_new(cache->model->vae, cache->dataset, &cache->latents, error));
+    }
+    *ret_latents = cache->latents;
     return NPO_OK;
 }
 

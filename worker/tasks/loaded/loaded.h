@@ -6,6 +6,7 @@
 
 #include "worker/data/dataset.h"
 #include "worker/model/networks/classifier.h"
+#include "worker/tasks/loaded/latents.h"
 #include "worker/tasks/loaded/model.h"
 #include "worker/tasks/task.h"
 
@@ -32,6 +33,11 @@ npo_err npo_loaded_blend(npo_task_cache *cache, const npo_params *base, const np
 
 npo_err npo_loaded_dataset(npo_task_cache *cache, const char *path,
                            const npo_dataset_options *options, const npo_dataset **ret_dataset,
+                           npo_error *error) NPO_MUST_CHECK;
+
+/* The latents of the dataset that npo_loaded_dataset gave last, by the VAE of the model that
+ * npo_loaded_model gave last. */
+npo_err npo_loaded_latents(npo_task_cache *cache, npo_latents **ret_latents,
                            npo_error *error) NPO_MUST_CHECK;
 
 enum { NPO_LOADED_CLASSIFIER_BATCH = 64 }; /* images an evaluation of it takes at most */

@@ -3,23 +3,31 @@
 #include <stdlib.h>
 #include <string.h>
 
-static npo_err read_shape(npo_model *model, npo_error *error)
+static npo_err check_channels(npo_model *model, npo_error *error)
 {
     const npo_unet_config *config = &model->config;
-    if (config->sample_height < 1 || config->sample_width < 1)
-        return npo_error_set(error, NPO_E_UNSUPPORTED,
-                             "'%s': found no \"sample_size\", expected the side of a sample",
-                             model->folder.unet_config);
     if (config->in_channels != config->out_channels)
         return npo_error_set(error, NPO_E_UNSUPPORTED,
                              "'%s': found %lld input and %lld output channels, expected as many of "
                              "each",
                              model->folder.unet_config, (long long)config->in_channels,
                              (long long)config->out_channels);
-    model->latent =
-        (npo_latent_shape){config->sample_height, config->sample_width, config->in_channels};
-    model->shape = (npo_network_shape){config->sample_height, config->sample_width,
-                                       npo_text_encoder_length(model->text)};
+    return NPO_OK;
+}
+
+static npo_err read_pixel_factor(npo_model *model, npo_error *error)
+{
+    npo_autoencoder_config config;
+    model->pixel_factor = 1;
+    if (!model->folder.vae_config)
+        return NPO_OK;
+    NPO_TRY(npo_autoencoder_config_load(model->folder.vae_config, &config, error));
+    if (config.latent_channels != model->config.in_channels)
+        return npo_error_set(error, NPO_E_SHAPE,
+                             "'%s': found latents of %lld channels, expected %lld as '%s' has",
+                             model->folder.vae_config, (long long)config.latent_channels,
+                             (long long)model->config.in_channels, model->folder.unet_config);
+    model->pixel_factor = npo_autoencoder_config_factor(&config);
     return NPO_OK;
 }
 
@@ -44,17 +52,6 @@ static npo_err check_text(const npo_model *model, npo_error *error)
     return NPO_OK;
 }
 
-static npo_err read_pixel_factor(npo_model *model, npo_error *error)
-{
-    npo_autoencoder_config config;
-    model->pixel_factor = 1;
-    if (!model->folder.vae_config)
-        return NPO_OK;
-    NPO_TRY(npo_autoencoder_config_load(model->folder.vae_config, &config, error));
-    model->pixel_factor = npo_autoencoder_config_factor(&config);
-    return NPO_OK;
-}
-
 static npo_err load_base(npo_model *model, npo_error *error)
 {
     if (!model->folder.unet_weights)
@@ -74,12 +71,10 @@ static npo_err load(npo_model *model, npo_backend *backend, const char *path, np
     NPO_TRY(npo_schedule_config_load(model->folder.scheduler_config, &schedule, error));
     NPO_TRY(npo_schedule_new(&schedule, &model->schedule, error));
     NPO_TRY(npo_text_encoder_new(backend, &model->folder, &model->text, error));
-    NPO_TRY(read_shape(model, error));
+    NPO_TRY(check_channels(model, error));
     NPO_TRY(check_text(model, error));
     NPO_TRY(read_pixel_factor(model, error));
-    NPO_TRY(load_base(model, error));
-    return npo_network_new(backend, model->layout, &model->config, &model->shape, &model->network,
-                           error);
+    return load_base(model, error);
 }
 
 npo_err npo_model_open(npo_backend *backend, const char *path, npo_model **ret_model,
@@ -105,12 +100,66 @@ void npo_model_free(npo_model *model)
     free(model->empty_row);
     npo_network_free(model->network);
     npo_network_free(model->second);
+    npo_vae_free(model->vae);
     npo_text_encoder_free(model->text);
     npo_schedule_free(model->schedule);
     npo_params_free(model->base);
     npo_layout_unref(model->layout);
     npo_folder_fini(&model->folder);
     free(model);
+}
+
+/* ---- size ---- */
+
+/* One side in latent positions. */
+static npo_err choose_side(const npo_model *model, const char *name, int64_t pixels, int64_t own,
+                           int64_t *ret_side, npo_error *error)
+{
+    int64_t factor = model->pixel_factor;
+    if (pixels == 0 && own < 1)
+        return npo_error_set(error, NPO_E_UNSUPPORTED,
+                             "'%s': found no \"sample_size\", expected the side of a sample, or "
+                             "'%s' in the job",
+                             model->folder.unet_config, name);
+    if (pixels % factor != 0)
+        return npo_error_set(error, NPO_E_SHAPE,
+                             "%s: found %lld pixels, expected a multiple of %lld as the VAE of "
+                             "model '%s' needs",
+                             name, (long long)pixels, (long long)factor, model->folder.root);
+    *ret_side = pixels ? pixels / factor : own;
+    return NPO_OK;
+}
+
+static void set_shapes(npo_model *model, int64_t height, int64_t width)
+{
+    int64_t channels = model->config.in_channels, factor = model->pixel_factor;
+    model->latent = (npo_latent_shape){height, width, channels};
+    model->image =
+        (npo_latent_shape){height * factor, width * factor,
+                           model->folder.vae_config ? NPO_AUTOENCODER_IMAGE_CHANNELS : channels};
+    model->shape = (npo_network_shape){height, width, npo_text_encoder_length(model->text)};
+}
+
+npo_err npo_model_set_size(npo_model *model, npo_backend *backend, int64_t height, int64_t width,
+                           npo_error *error)
+{
+    const npo_unet_config *config = &model->config;
+    int64_t rows = 0, columns = 0;
+    NPO_TRY(choose_side(model, "height", height, config->sample_height, &rows, error));
+    NPO_TRY(choose_side(model, "width", width, config->sample_width, &columns, error));
+    if (model->network && model->latent.height == rows && model->latent.width == columns)
+        return NPO_OK;
+    npo_network_free(model->network);
+    npo_network_free(model->second);
+    model->network = model->second = NULL;
+    model->has_prompts = false; /* a row may tell the size */
+    set_shapes(model, rows, columns);
+    return npo_network_new(backend, model->layout, config, &model->shape, &model->network, error);
+}
+
+npo_err npo_model_need_vae(npo_model *model, npo_backend *backend, npo_error *error)
+{
+    return model->vae ? NPO_OK : npo_vae_open(backend, &model->folder, &model->vae, error);
 }
 
 npo_err npo_model_need_second(npo_model *model, npo_backend *backend, npo_error *error)

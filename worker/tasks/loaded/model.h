@@ -9,6 +9,7 @@
 #include "worker/model/folder.h"
 #include "worker/model/networks/network.h"
 #include "worker/model/text_encoder.h"
+#include "worker/model/vae.h"
 
 typedef struct {
     npo_folder folder;
@@ -17,13 +18,16 @@ typedef struct {
     npo_params *base; /* NULL: the folder has no weights, it is one to train from scratch */
     npo_schedule *schedule;
     npo_text_encoder *text;
+    int64_t pixel_factor; /* pixels a latent position on each side: of the VAE, 1 without one */
+    /* Since npo_model_set_size. */
     npo_network_shape shape;
     npo_latent_shape latent;
-    int64_t pixel_factor; /* pixels a latent position on each side: of the VAE, 1 without one */
+    npo_latent_shape image; /* in pixels; without a VAE the same as latent */
     npo_network *network;
     /* A second one for the negative branch, so that neither packs its weights anew at every step.
      * NULL until npo_model_need_second. */
     npo_network *second;
+    npo_vae *vae; /* NULL until npo_model_need_vae */
     /* Of the prompts asked for last. */
     npo_prompts prompts;
     float *prompt_rows, *empty_row;
@@ -32,11 +36,17 @@ typedef struct {
 } npo_model;
 
 /* backend is borrowed for the model's life. Errors: those of the parts; NPO_E_UNSUPPORTED for a
- * UNet that does not say the size of its samples, or whose output is shaped otherwise than its
- * input. */
+ * UNet whose output is shaped otherwise than its input; NPO_E_SHAPE for a VAE of other latents. */
 npo_err npo_model_open(npo_backend *backend, const char *path, npo_model **ret_model,
                        npo_error *error) NPO_MUST_CHECK;
 void npo_model_free(npo_model *model);
+/* Networks for images of this size in pixels from now on; 0: as the model was trained. Errors:
+ * NPO_E_SHAPE unless the VAE's factor divides it; NPO_E_UNSUPPORTED for 0 with a UNet that does not
+ * say the size of its samples. */
+npo_err npo_model_set_size(npo_model *model, npo_backend *backend, int64_t height, int64_t width,
+                           npo_error *error) NPO_MUST_CHECK;
+/* The folder has a VAE: model->folder.vae_config. */
+npo_err npo_model_need_vae(npo_model *model, npo_backend *backend, npo_error *error) NPO_MUST_CHECK;
 npo_err npo_model_need_second(npo_model *model, npo_backend *backend,
                               npo_error *error) NPO_MUST_CHECK;
 /* Embeddings of the prompts (ids by their order) and of the empty prompt, in model->prompts. The

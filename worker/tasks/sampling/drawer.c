@@ -22,24 +22,71 @@ static npo_err add_second(npo_drawer *drawer, const npo_params *negative)
     return NPO_OK;
 }
 
+static_assert((int)NPO_JOB_SAMPLER_DDIM == (int)NPO_SAMPLER_DDIM &&
+                  (int)NPO_JOB_SAMPLER_DPMPP_2M == (int)NPO_SAMPLER_DPMPP_2M &&
+                  (int)NPO_JOB_SAMPLER_EULER == (int)NPO_SAMPLER_EULER &&
+                  (int)NPO_JOB_SAMPLER_EULER_ANCESTRAL == (int)NPO_SAMPLER_EULER_ANCESTRAL,
+              "samplers of the job file are numbered as the samplers are");
+static_assert((int)NPO_JOB_SPACING_LEADING == (int)NPO_SPACING_LEADING &&
+                  (int)NPO_JOB_SPACING_TRAILING == (int)NPO_SPACING_TRAILING &&
+                  (int)NPO_JOB_SPACING_LINSPACE == (int)NPO_SPACING_LINSPACE &&
+                  (int)NPO_JOB_SPACING_METHOD == (int)NPO_SPACING_METHOD &&
+                  (int)NPO_JOB_SPACING_DEFAULT == (int)NPO_SPACING_DEFAULT,
+              "spacings of the job file are numbered as the spacings are");
+
+/* The method's grid is for DDIM; other samplers then go by the model's scheduler. */
+static npo_sampler_settings settings_of(const npo_job_sample *sample, const npo_schedule *schedule,
+                                        npo_spacing spacing)
+{
+    npo_sampler_settings settings = {schedule, (npo_sampler_kind)sample->sampler,
+                                     (npo_spacing)sample->spacing, sample->karras, sample->steps};
+    bool given = settings.spacing != NPO_SPACING_DEFAULT;
+    if (!given && spacing == NPO_SPACING_METHOD && settings.kind == NPO_SAMPLER_DDIM)
+        settings.spacing = spacing;
+    else if (!given)
+        settings.spacing = (npo_spacing)npo_schedule_config_of(schedule)->spacing;
+    return settings;
+}
+
+static npo_err alloc(npo_drawer *drawer)
+{
+    size_t batch = (size_t)drawer->ctx->task->spec->sample.batch;
+    const npo_model *model = drawer->setup->model;
+    drawer->prompts = calloc(batch, sizeof *drawer->prompts);
+    drawer->negative_prompts = calloc(batch, sizeof *drawer->negative_prompts);
+    drawer->noise = calloc(batch, sizeof *drawer->noise);
+    if (model->vae)
+        drawer->latents = calloc(batch, npo_latent_floats(model->latent) * sizeof(float));
+    bool complete = drawer->prompts && drawer->negative_prompts && drawer->noise &&
+                    (drawer->latents || !model->vae);
+    return complete ? NPO_OK : npo_context_fail(drawer->ctx, NPO_E_NOMEM, "prompts");
+}
+
+static npo_err open_networks(npo_drawer *drawer, const npo_params *positive,
+                             const npo_params *negative)
+{
+    NPO_TRY(new_denoiser(drawer, drawer->setup->model->network, positive, &drawer->positive));
+    npo_watch_init(&drawer->positive_watch, drawer->ctx, npo_network_denoiser_get(drawer->positive),
+                   drawer->ctx->task->spec->sample.batch);
+    return negative ? add_second(drawer, negative) : NPO_OK;
+}
+
 npo_err npo_drawer_init(npo_drawer *drawer, npo_context *ctx, const npo_setup *setup,
                         npo_spacing spacing, const npo_params *positive, const npo_params *negative)
 {
-    *drawer = (npo_drawer){.ctx = ctx,
-                           .setup = setup,
-                           .spacing = spacing,
-                           .floats = npo_latent_floats(setup->model->latent)};
-    NPO_TRY(npo_setup_check_pixels(ctx, setup->model));
-    drawer->prompts = calloc((size_t)ctx->task->spec->sample.batch, sizeof *drawer->prompts);
-    npo_err err = drawer->prompts ? NPO_OK : npo_context_fail(ctx, NPO_E_NOMEM, "prompts");
+    npo_model *model = setup->model;
+    *drawer =
+        (npo_drawer){.ctx = ctx,
+                     .setup = setup,
+                     .settings = settings_of(&ctx->task->spec->sample, model->schedule, spacing),
+                     .floats = npo_latent_floats(model->image)};
+    npo_err err = NPO_OK;
+    if (model->folder.vae_config)
+        err = npo_model_need_vae(model, npo_loaded_backend(ctx->cache), ctx->error);
     if (err == NPO_OK)
-        err = new_denoiser(drawer, setup->model->network, positive, &drawer->positive);
-    if (err == NPO_OK) {
-        npo_watch_init(&drawer->positive_watch, ctx, npo_network_denoiser_get(drawer->positive),
-                       ctx->task->spec->sample.batch);
-        if (negative)
-            err = add_second(drawer, negative);
-    }
+        err = alloc(drawer);
+    if (err == NPO_OK)
+        err = open_networks(drawer, positive, negative);
     if (err != NPO_OK)
         npo_drawer_fini(drawer);
     return err;
@@ -50,8 +97,10 @@ void npo_drawer_fini(npo_drawer *drawer)
     npo_network_denoiser_free(drawer->positive);
     npo_network_denoiser_free(drawer->negative);
     free(drawer->prompts);
-    drawer->positive = drawer->negative = NULL;
-    drawer->prompts = NULL;
+    free(drawer->negative_prompts);
+    free(drawer->noise);
+    free(drawer->latents);
+    *drawer = (npo_drawer){0};
 }
 
 void npo_drawer_use_negative(npo_drawer *drawer, const npo_params *negative)
@@ -59,13 +108,31 @@ void npo_drawer_use_negative(npo_drawer *drawer, const npo_params *negative)
     npo_network_denoiser_use(drawer->negative, negative);
 }
 
-npo_err npo_drawer_run(npo_drawer *drawer, const npo_drawing *drawing, float *ret_x)
+/* ---- drawing ---- */
+
+npo_drawer_noise npo_drawer_noise_of(const npo_job *job, size_t prompt_count, uint64_t seed,
+                                     int64_t image)
+{
+    const cJSON *seeds = job->sample.seeds;
+    int64_t prompts = (int64_t)prompt_count;
+    if (!seeds)
+        return (npo_drawer_noise){seed, (uint32_t)image};
+    const cJSON *own = cJSON_GetArrayItem(seeds, (int)(image % prompts));
+    return (npo_drawer_noise){(uint64_t)own->valuedouble, (uint32_t)(image / prompts)};
+}
+
+static void step_noise(void *self, int64_t step, int64_t i, size_t sample_floats, float *ret_noise)
+{
+    const npo_drawer *drawer = self;
+    npo_sampler_step_noise(drawer->noise[i].seed, drawer->noise[i].number, (uint32_t)step,
+                           sample_floats, ret_noise);
+}
+
+static npo_sampler_options options_of(npo_drawer *drawer, const npo_drawing *drawing)
 {
     const npo_job_sample *sample = &drawer->ctx->task->spec->sample;
-    assert((!drawing->two || drawer->negative) && drawing->n <= sample->batch);
-    npo_sampler_options options = {
-        .settings = {drawer->setup->model->schedule, NPO_SAMPLER_DDIM, drawer->spacing, false,
-                     sample->steps},
+    return (npo_sampler_options){
+        .settings = drawer->settings,
         .interval_start = sample->interval_start,
         .interval_end = sample->interval_end,
         .guidance =
@@ -76,16 +143,52 @@ npo_err npo_drawer_run(npo_drawer *drawer, const npo_drawing *drawing, float *re
                 .w = (float)(drawing->scale - 1),
                 .rescale = (float)sample->rescale,
             },
+        .noise = step_noise,
+        .noise_self = drawer,
     };
+}
+
+/* Noise and prompts of the drawing's images. */
+static void begin(npo_drawer *drawer, const npo_drawing *drawing, float *ret_x)
+{
+    const npo_setup *setup = drawer->setup;
+    size_t floats = npo_latent_floats(setup->model->latent);
     for (int64_t i = 0; i < drawing->n; i++) {
-        int64_t image = drawing->first + i;
-        drawer->prompts[i] = (int32_t)(image % (int64_t)drawer->setup->prompt_count);
-        npo_sampler_noise(drawing->seed, (uint32_t)image, drawer->floats,
-                          ret_x + (size_t)i * drawer->floats);
+        int64_t image = drawing->first + i, prompt = image % (int64_t)setup->prompt_count;
+        drawer->noise[i] =
+            npo_drawer_noise_of(drawer->ctx->task->spec, setup->prompt_count, drawing->seed, image);
+        drawer->prompts[i] = (int32_t)prompt;
+        drawer->negative_prompts[i] = setup->negative[prompt];
+        npo_sampler_noise(drawer->noise[i].seed, drawer->noise[i].number, floats,
+                          ret_x + (size_t)i * floats);
     }
-    NPO_TRY(
-        npo_sampler_run(&options, drawing->n, ret_x, drawer->prompts, NULL, drawer->ctx->error));
+}
+
+static npo_err decode(npo_drawer *drawer, int64_t n, float *ret_images)
+{
+    const npo_model *model = drawer->setup->model;
+    size_t floats = npo_latent_floats(model->latent);
+    for (int64_t i = 0; i < n; i++) {
+        NPO_TRY(npo_context_check(drawer->ctx));
+        NPO_TRY(npo_vae_decode(model->vae, drawer->latents + (size_t)i * floats,
+                               model->latent.height, model->latent.width,
+                               ret_images + (size_t)i * drawer->floats, drawer->ctx->error));
+    }
+    return NPO_OK;
+}
+
+npo_err npo_drawer_run(npo_drawer *drawer, const npo_drawing *drawing, float *ret_images)
+{
+    const npo_sampler_options options = options_of(drawer, drawing);
+    float *x = drawer->latents ? drawer->latents : ret_images;
+    assert((!drawing->two || drawer->negative) &&
+           drawing->n <= drawer->ctx->task->spec->sample.batch);
+    begin(drawer, drawing, x);
+    NPO_TRY(npo_sampler_run(&options, drawing->n, x, drawer->prompts, drawer->negative_prompts,
+                            drawer->ctx->error));
+    if (drawer->latents)
+        NPO_TRY(decode(drawer, drawing->n, ret_images));
     for (size_t i = 0; i < (size_t)drawing->n * drawer->floats; i++)
-        ret_x[i] = ret_x[i] < -1 ? -1 : ret_x[i] > 1 ? 1 : ret_x[i];
+        ret_images[i] = ret_images[i] < -1 ? -1 : ret_images[i] > 1 ? 1 : ret_images[i];
     return NPO_OK;
 }

@@ -11,11 +11,10 @@ static npo_err get_latent(void *self, int64_t index, float *ret_x, int32_t *ret_
                           npo_error *error)
 {
     const npo_roll *roll = self;
-    if (!roll->data)
+    if (!roll->setup->data)
         return npo_error_set(error, NPO_E_STATE, "a trajectory starts in a task without images");
-    npo_dataset_image(roll->data, index, ret_x);
-    *ret_prompt = npo_dataset_prompt_of(roll->data, index);
-    return NPO_OK;
+    *ret_prompt = npo_dataset_prompt_of(roll->setup->data, index);
+    return npo_setup_sample(roll->setup, index, ret_x, error);
 }
 
 static void set_options(npo_roll *roll, const npo_setup *setup)
@@ -44,7 +43,7 @@ npo_err npo_roll_init(npo_roll *roll, npo_context *ctx, const npo_setup *setup, 
                       const npo_params *params)
 {
     npo_model *model = setup->model;
-    *roll = (npo_roll){.ctx = ctx, .data = setup->data, .shape = model->latent};
+    *roll = (npo_roll){.ctx = ctx, .setup = setup, .shape = model->latent};
     set_options(roll, setup);
     npo_err err =
         npo_trajectory_new(&roll->options, model->latent, micro_batch * NPO_ROLL_MICRO_BATCHES,

@@ -16,7 +16,7 @@ typedef struct {
     npo_trajectory *trajectory;
     npo_network_denoiser *network_denoiser;
     npo_watch watch;
-    const npo_dataset *data;
+    const npo_setup *setup;
     npo_latent_shape shape;
 } npo_roll;
 

@@ -12,20 +12,21 @@ typedef struct {
     npo_fit fit;
     npo_order *order;
     npo_params *random; /* init_random */
-    float *image;       /* one sample */
+    float *sample;      /* one image or its latent */
 } diffusion;
 
 /* This rank's part of the images that the optimizer step draws from the endless shuffled order. */
-static void fill_batch(diffusion *d)
+static npo_err fill_batch(diffusion *d)
 {
     const npo_dataset *data = d->setup.data;
     int64_t batch = d->ctx->task->spec->train.batch, first = d->ctx->task->rank * d->slots.local;
     for (int64_t i = 0; i < d->slots.local; i++) {
         int64_t index = npo_order_at(d->order, d->fit.draws.step * batch + first + i);
-        npo_dataset_image(data, index, d->image);
-        npo_batch_diffusion(&d->fit.batch, &d->fit.draws, i, first + i, d->image,
+        NPO_TRY(npo_setup_sample(&d->setup, index, d->sample, d->ctx->error));
+        npo_batch_diffusion(&d->fit.batch, &d->fit.draws, i, first + i, d->sample,
                             npo_dataset_prompt_of(data, index));
     }
+    return NPO_OK;
 }
 
 static npo_err draw_random(diffusion *d)
@@ -58,9 +59,9 @@ static npo_err begin(diffusion *d)
     NPO_TRY(npo_setup_open(ctx, true, &d->setup));
     NPO_TRY(npo_slots_init(ctx, ctx->task->rank, ctx->task->world, &d->slots));
     NPO_TRY(choose_begin(d, &weights));
-    d->image = calloc(npo_dataset_floats(d->setup.data), sizeof *d->image);
-    if (!d->image)
-        return npo_context_fail(ctx, NPO_E_NOMEM, "image");
+    d->sample = calloc(npo_latent_floats(d->setup.model->latent), sizeof *d->sample);
+    if (!d->sample)
+        return npo_context_fail(ctx, NPO_E_NOMEM, "sample");
     npo_err err =
         npo_order_new((uint64_t)ctx->task->spec->seed, npo_dataset_count(d->setup.data), &d->order);
     if (err != NPO_OK)
@@ -73,7 +74,7 @@ static npo_err begin(diffusion *d)
 static npo_err train(diffusion *d)
 {
     for (int64_t i = 0; i < d->slots.steps; i++) {
-        fill_batch(d);
+        NPO_TRY(fill_batch(d));
         NPO_TRY(npo_fit_step(&d->fit));
     }
     return npo_fit_finish(&d->fit);
@@ -88,7 +89,7 @@ npo_err npo_kind_train_diffusion(npo_context *ctx)
     npo_fit_fini(&d.fit);
     npo_order_free(d.order);
     npo_params_free(d.random);
-    free(d.image);
+    free(d.sample);
     npo_slots_fini(&d.slots);
     npo_setup_fini(&d.setup);
     return err;
