@@ -66,8 +66,10 @@ typedef struct {
     void (*scale)(npo_backend *be, size_t n, float a, float *x);
     void (*axpy)(npo_backend *be, size_t n, float a, const float *x, float *y);
     void (*lerp)(npo_backend *be, size_t n, float w, const float *x, float *y);
-    void (*adamw)(npo_backend *be, size_t n, const npo_adamw *hyper, const float *grad,
-                  float *param, float *exp_avg, float *exp_avg_sq);
+    void (*update)(npo_backend *be, size_t n, const npo_update *update, float *exp_avg,
+                   float *exp_avg_sq);
+    void (*update8)(npo_backend *be, size_t n, const npo_update *update, npo_blockwise exp_avg,
+                    npo_blockwise exp_avg_sq);
     void (*multiply)(npo_backend *be, const npo_matrix_product *product); /* kernels/matrix.h */
     void (*put)(npo_backend *be, float value, float *at);
 

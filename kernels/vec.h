@@ -6,6 +6,7 @@
 #define NPO_KERNELS_VEC_H
 
 #include "kernels/backend.h"
+#include "kernels/dynamic_map.h"
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,5 +23,33 @@ typedef struct {
 } npo_adamw;
 void npo_vec_adamw(npo_backend *be, size_t n, npo_adamw hyper, const float *grad, float *param,
                    float *exp_avg, float *exp_avg_sq);
+
+/* A whole update in one pass over memory: AdamW with the gradients times grad_scale, then the
+ * weights' average: ema = (1 - ema_weight) ema + ema_weight param. */
+typedef struct {
+    npo_adamw adamw;
+    float grad_scale, ema_weight;
+    const float *grad;
+    float *param, *ema;
+} npo_update;
+void npo_vec_update(npo_backend *be, size_t n, const npo_update *update, float *exp_avg,
+                    float *exp_avg_sq);
+
+/* Values in 8 bits: value i is map->code[codes[i]] * absmax[i / NPO_DYNAMIC_BLOCK]. */
+typedef struct {
+    const npo_dynamic_map *map;
+    uint8_t *codes;
+    float *absmax;
+} npo_blockwise;
+/* The same with the moments in 8 bits, as bitsandbytes' AdamW8bit has them: exp_avg by the signed
+ * map, exp_avg_sq by the unsigned one. */
+void npo_vec_update8(npo_backend *be, size_t n, const npo_update *update, npo_blockwise exp_avg,
+                     npo_blockwise exp_avg_sq);
+/* Moments of zero. */
+void npo_blockwise_clear(size_t n, npo_blockwise values);
+static inline size_t npo_blockwise_blocks(size_t n)
+{
+    return n / NPO_DYNAMIC_BLOCK + (n % NPO_DYNAMIC_BLOCK != 0);
+}
 
 #endif

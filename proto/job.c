@@ -507,6 +507,11 @@ const char *npo_job_lr_schedule_name(const npo_job *job)
     return npo_job_lr_schedules[job->train.lr_schedule];
 }
 
+const char *npo_optimizer_name(npo_optimizer_kind kind)
+{
+    return npo_job_optimizers[kind];
+}
+
 const char *npo_job_sampler_name(const npo_job *job)
 {
     return npo_job_samplers[job->sample.sampler];

@@ -24,6 +24,7 @@ typedef enum { NPO_STARTS_NOISE, NPO_STARTS_LATENTS, NPO_STARTS_FULL } npo_start
 typedef enum { NPO_PIPELINE_STAGED, NPO_PIPELINE_FUSED } npo_pipeline;
 typedef enum { NPO_LOSS_PSEUDO_HUBER, NPO_LOSS_MSE } npo_loss_kind;
 typedef enum { NPO_LR_CONSTANT, NPO_LR_COSINE, NPO_LR_LINEAR } npo_lr_kind;
+typedef enum { NPO_OPTIMIZER_ADAMW, NPO_OPTIMIZER_ADAMW8BIT } npo_optimizer_kind;
 /* sample.sampler and sample.spacing, numbered as npo_sampler_kind and npo_spacing. */
 typedef enum {
     NPO_JOB_SAMPLER_DDIM,
@@ -52,6 +53,7 @@ typedef struct {
     int64_t batch;       /* samples an optimizer step, over all ranks */
     int64_t micro_batch; /* samples a forward pass; 0: batch / workers */
     double lr, weight_decay, beta1, beta2, eps, clip, ema_decay;
+    int optimizer; /* npo_optimizer_kind */
     int64_t warmup_steps;
     int lr_schedule; /* npo_lr_kind */
     int loss;        /* npo_loss_kind; recipe diffusion: mse of the prediction */
@@ -136,6 +138,7 @@ const char *const *npo_job_path_keys(void);
 const char *npo_job_recipe_name(npo_recipe recipe);
 const char *npo_job_starts_name(const npo_job *job);      /* of generate.starts */
 const char *npo_job_lr_schedule_name(const npo_job *job); /* of train.lr_schedule */
+const char *npo_optimizer_name(npo_optimizer_kind kind);  /* "adamw", "adamw8bit" */
 const char *npo_job_sampler_name(const npo_job *job);     /* of sample.sampler */
 const char *npo_job_spacing_name(const npo_job *job);     /* of sample.spacing */
 /* True where the recipe trains in rounds (self-npo, diffusion, classifier). */

@@ -25,6 +25,7 @@ const char *const npo_job_starts[] = {"noise", "latents", "full", NULL};
 static const char *const pipelines[] = {"staged", "fused", NULL};
 static const char *const losses[] = {"pseudo-huber", "mse", NULL};
 const char *const npo_job_lr_schedules[] = {"constant", "cosine", "linear", NULL};
+const char *const npo_job_optimizers[] = {"adamw", "adamw8bit", NULL};
 const char *const npo_job_samplers[] = {"ddim", "dpmpp-2m", "euler", "euler-ancestral", NULL};
 const char *const npo_job_spacings[] = {"leading", "trailing", "linspace",
                                         "method",  "default",  NULL};
@@ -121,6 +122,8 @@ static const npo_job_row train[] = {
      "samples an optimizer step, over all ranks"},
     {INT("micro_batch", job.train.micro_batch, 0, 1 << 20), NPO_FOR_TRAINING, NONE,
      "samples a forward pass; 0: batch / workers"},
+    {CHOICE("optimizer", job.train.optimizer, npo_job_optimizers), NPO_FOR_DENOISER, NONE,
+     "adamw8bit: AdamW with its state in 8 bits, for large models"},
     {NUMBER("lr", job.train.lr, 0, 10), NPO_FOR_TRAINING, NONE, "learning rate"},
     {NUMBER("weight_decay", job.train.weight_decay, 0, 10), NPO_FOR_TRAINING, NONE,
      "AdamW's, decoupled"},

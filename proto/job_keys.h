@@ -50,6 +50,7 @@ extern const npo_job_section npo_job_sections[NPO_JOB_SECTIONS];
 extern const char *const npo_job_recipes[];      /* npo_recipe */
 extern const char *const npo_job_starts[];       /* npo_starts */
 extern const char *const npo_job_lr_schedules[]; /* npo_lr_kind */
+extern const char *const npo_job_optimizers[];   /* npo_optimizer_kind */
 extern const char *const npo_job_samplers[];     /* npo_job_sampler */
 extern const char *const npo_job_spacings[];     /* npo_job_spacing */
 

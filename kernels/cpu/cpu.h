@@ -70,8 +70,10 @@ double npo_cpu_norm(npo_backend *be, size_t n, const float *x);
 void npo_cpu_scale_vector(npo_backend *be, size_t n, float a, float *x);
 void npo_cpu_axpy(npo_backend *be, size_t n, float a, const float *x, float *y);
 void npo_cpu_lerp(npo_backend *be, size_t n, float w, const float *x, float *y);
-void npo_cpu_adamw(npo_backend *be, size_t n, const npo_adamw *hyper, const float *grad,
-                   float *param, float *exp_avg, float *exp_avg_sq);
+void npo_cpu_update(npo_backend *be, size_t n, const npo_update *update, float *exp_avg,
+                    float *exp_avg_sq);
+void npo_cpu_update8(npo_backend *be, size_t n, const npo_update *update, npo_blockwise exp_avg,
+                     npo_blockwise exp_avg_sq);
 /* kernels/matrix.h (matrix.c) */
 void npo_cpu_multiply(npo_backend *be, const npo_matrix_product *p);
 /* bf16 (vec.c) */

@@ -2,6 +2,7 @@
  * does not show in the bits. */
 #include "kernels/cpu/cpu.h"
 
+#include <assert.h>
 #include <math.h>
 
 enum { BLOCK = 4096, BATCH = 512 };
@@ -55,11 +56,10 @@ void npo_cpu_lerp(npo_backend *be, size_t n, float w, const float *x, float *y)
 }
 
 /* torch computes the scalars in f64 and rounds them where they meet a tensor. */
-void npo_cpu_adamw(npo_backend *be, size_t n, const npo_adamw *h, const float *grad, float *param,
-                   float *exp_avg, float *exp_avg_sq)
+static npo_adamw_scalars scalars_of(const npo_update *update)
 {
-    const npo_cpu *cpu = be->device;
-    npo_adamw_scalars s = {
+    const npo_adamw *h = &update->adamw;
+    return (npo_adamw_scalars){
         .keep = (float)(1 - h->lr * h->weight_decay),
         .new1 = (float)(1 - h->beta1),
         .beta2 = (float)h->beta2,
@@ -67,12 +67,56 @@ void npo_cpu_adamw(npo_backend *be, size_t n, const npo_adamw *h, const float *g
         .correction2 = (float)sqrt(1 - pow(h->beta2, (double)h->step)),
         .eps = (float)h->eps,
         .step = (float)(h->lr / (1 - pow(h->beta1, (double)h->step))),
+        .grad_scale = update->grad_scale,
     };
+}
+
+/* What a thread does at a time, so that the average meets the weights in its cache. */
+enum { UPDATE_PIECE = 4096 };
+
+static void average(const npo_cpu *cpu, const npo_update *u, size_t at, size_t n)
+{
+    if (u->ema)
+        cpu->k->vec_lerp(n, u->ema_weight, u->param + at, u->ema + at);
+}
+
+void npo_cpu_update(npo_backend *be, size_t n, const npo_update *u, float *exp_avg,
+                    float *exp_avg_sq)
+{
+    const npo_cpu *cpu = be->device;
+    const npo_adamw_scalars s = scalars_of(u);
 #pragma omp parallel num_threads(npo_cpu_team(cpu, n))
     {
         npo_cpu_part p = npo_cpu_part_of(n, 1024);
-        cpu->k->vec_adamw(p.last - p.first, &s, grad + p.first, param + p.first, exp_avg + p.first,
-                          exp_avg_sq + p.first);
+        for (size_t at = p.first; at < p.last; at += UPDATE_PIECE) {
+            size_t count = p.last - at < UPDATE_PIECE ? p.last - at : (size_t)UPDATE_PIECE;
+            cpu->k->vec_adamw(count, &s, u->grad + at, u->param + at, exp_avg + at,
+                              exp_avg_sq + at);
+            average(cpu, u, at, count);
+        }
+    }
+}
+
+static npo_blockwise blocks_from(npo_blockwise values, size_t at)
+{
+    return (npo_blockwise){values.map, values.codes + at, values.absmax + at / NPO_DYNAMIC_BLOCK};
+}
+
+void npo_cpu_update8(npo_backend *be, size_t n, const npo_update *u, npo_blockwise exp_avg,
+                     npo_blockwise exp_avg_sq)
+{
+    static_assert(UPDATE_PIECE % NPO_DYNAMIC_BLOCK == 0, "pieces are whole blocks");
+    const npo_cpu *cpu = be->device;
+    const npo_adamw_scalars s = scalars_of(u);
+#pragma omp parallel num_threads(npo_cpu_team(cpu, n))
+    {
+        npo_cpu_part p = npo_cpu_part_of(n, NPO_DYNAMIC_BLOCK);
+        for (size_t at = p.first; at < p.last; at += UPDATE_PIECE) {
+            size_t count = p.last - at < UPDATE_PIECE ? p.last - at : (size_t)UPDATE_PIECE;
+            cpu->k->vec_adamw8(count, &s, u->grad + at, u->param + at, blocks_from(exp_avg, at),
+                               blocks_from(exp_avg_sq, at));
+            average(cpu, u, at, count);
+        }
     }
 }
 

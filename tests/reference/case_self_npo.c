@@ -37,6 +37,7 @@ static const npo_train_hyper hyper = {.lr = 1e-3,
                                       .steps = STEPS};
 
 typedef struct {
+    npo_backend *backend; /* borrowed */
     case_pipeline pipeline;
     npo_safetensors *file;
     double w;
@@ -145,6 +146,7 @@ static void perturb(npo_params *params, uint32_t seed)
 static npo_err load(self_npo_case *c, const case_env *env, uint32_t seed, npo_error *error)
 {
     const npo_tensor *x = NULL;
+    c->backend = env->backend;
     if (sscanf(env->file, "self-npo-w%lf", &c->w) != 1)
         return npo_error_set(error, NPO_E_FORMAT, "'%s': no weight in the name", env->file);
     NPO_TRY(case_open(env, env->file, &c->file, error));
@@ -218,6 +220,16 @@ static npo_err generate(self_npo_case *c, int step, npo_error *error)
     return compare_latents(c, step, "x0_target", c->segment.x0_target, &c->generated, error);
 }
 
+/* The step leaves its gradients as they were averaged; the reference keeps them clipped. */
+static void clip_grads(self_npo_case *c)
+{
+    npo_params *grads = npo_trainer_edit_grads(c->trainer);
+    double factor = hyper.clip / (c->result.grad_norm + 1e-6);
+    if (factor < 1)
+        npo_vec_scale(c->backend, npo_layout_floats(npo_params_layout(grads)), (float)factor,
+                      npo_params_edit(grads));
+}
+
 static npo_err train(self_npo_case *c, int step, npo_error *error)
 {
     static const int64_t rows[SAMPLES] = {0, 1, 2, 3};
@@ -234,6 +246,7 @@ static npo_err train(self_npo_case *c, int step, npo_error *error)
     if (err)
         return err;
     NPO_TRY(npo_trainer_step(c->trainer, &c->batch, &c->result, error));
+    clip_grads(c);
     NPO_TRY(compare_latents(c, step, "x_t", c->batch.x, worst, error));
     NPO_TRY(compare_latents(c, step, "x0_pred", npo_trainer_prediction(c->trainer), worst, error));
     NPO_TRY(compare_scalar(c, step, "loss", c->result.loss, worst, error));

@@ -9,93 +9,145 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TENSOR_NAME_MAX (NPO_PARAM_NAME_MAX + 16)
+#define TENSOR_NAME_MAX (NPO_PARAM_NAME_MAX + 20)
 
-static_assert(NPO_CHECKPOINT_VERSION == 1, "the format below writes version 1");
+static_assert(NPO_CHECKPOINT_VERSION == 2, "the format below writes version 2");
 
-/* One row a set. */
-static const struct {
-    const char *prefix;
-    size_t offset;     /* in npo_checkpoint_sets */
+/* ---- what a file holds ---- */
+
+/* A tensor of the file and its place in memory; data is NULL where nobody wants it. */
+typedef struct {
+    char name[TENSOR_NAME_MAX];
+    npo_tensor_dtype dtype;
+    int ndim;
+    int64_t dims[NPO_PARAM_DIMS_MAX];
+    size_t count;
     bool non_negative; /* every value */
-} set_rows[] = {
-    {"student.", offsetof(npo_checkpoint_sets, student), false},
-    {"ema.", offsetof(npo_checkpoint_sets, ema), false},
-    {"exp_avg.", offsetof(npo_checkpoint_sets, exp_avg), false},
-    {"exp_avg_sq.", offsetof(npo_checkpoint_sets, exp_avg_sq), true},
+    void *data;
+} item;
+
+typedef struct {
+    item *items;
+    size_t count;
+} listing;
+
+static const struct {
+    const char *prefix, *absmax_prefix;
+    bool non_negative;
+} moment_rows[] = {
+    [NPO_EXP_AVG] = {"exp_avg.", "exp_avg_absmax.", false},
+    [NPO_EXP_AVG_SQ] = {"exp_avg_sq.", "exp_avg_sq_absmax.", true},
 };
+static_assert(sizeof moment_rows / sizeof *moment_rows == NPO_MOMENTS_COUNT, "one row a moment");
 
-enum { SETS = sizeof set_rows / sizeof set_rows[0] };
+enum { ITEMS_A_TENSOR = 2 + 2 * NPO_MOMENTS_COUNT };
 
-static npo_params *set_at(const npo_checkpoint_sets *sets, size_t set)
+/* A tensor shaped as that of the network. */
+static item *add_item(listing *list, const char *prefix, const npo_param_info *info, void *data)
 {
-    return *(npo_params *const *)((const char *)sets + set_rows[set].offset);
+    item *added = &list->items[list->count++];
+    *added =
+        (item){.dtype = NPO_TENSOR_F32, .ndim = info->ndim, .count = info->count, .data = data};
+    memcpy(added->dims, info->dims, sizeof info->dims);
+    snprintf(added->name, sizeof added->name, "%s%s", prefix, info->name);
+    return added;
 }
 
-/* Of the first set that is there. */
-static const npo_layout *layout_of(const npo_checkpoint_sets *sets)
+static void add_set(listing *list, const char *prefix, const npo_layout *layout,
+                    const npo_params *set)
 {
-    for (size_t set = 0; set < SETS; set++)
-        if (set_at(sets, set))
-            return npo_params_layout(set_at(sets, set));
-    return NULL;
+    for (size_t i = 0; i < npo_layout_count(layout); i++) {
+        const npo_param_info *info = npo_layout_at(layout, i);
+        add_item(list, prefix, info, set ? (void *)(npo_params_data(set) + info->offset) : NULL);
+    }
+}
+
+static void add_moment(listing *list, npo_moment_kind which, npo_optimizer_kind kind,
+                       const npo_param_info *info, npo_moment moment)
+{
+    item *added = add_item(list, moment_rows[which].prefix, info, moment.values);
+    added->non_negative = moment_rows[which].non_negative;
+    if (!npo_moments_is_8bit(kind, info))
+        return;
+    added->dtype = NPO_TENSOR_U8;
+    added->data = moment.blocks.codes;
+    item *absmax = add_item(list, moment_rows[which].absmax_prefix, info, moment.blocks.absmax);
+    absmax->ndim = 1;
+    absmax->count = npo_blockwise_blocks(info->count);
+    absmax->dims[0] = (int64_t)absmax->count;
+    absmax->non_negative = true;
+}
+
+static void add_moments(listing *list, npo_moment_kind which, npo_optimizer_kind kind,
+                        const npo_layout *layout, const npo_moments *moments)
+{
+    for (size_t i = 0; i < npo_layout_count(layout); i++) {
+        npo_moment none = {0};
+        add_moment(list, which, kind, npo_layout_at(layout, i),
+                   moments ? npo_moments_at(moments, which, i) : none);
+    }
+}
+
+static npo_err list_items(const npo_checkpoint_sets *sets, npo_optimizer_kind kind,
+                          listing *ret_list)
+{
+    const npo_layout *layout = npo_params_layout(sets->student ? sets->student : sets->ema);
+    ret_list->items =
+        calloc(npo_layout_count(layout) + 1, ITEMS_A_TENSOR * sizeof *ret_list->items);
+    if (!ret_list->items)
+        return NPO_E_NOMEM;
+    add_set(ret_list, "student.", layout, sets->student);
+    add_set(ret_list, "ema.", layout, sets->ema);
+    for (int which = 0; which < NPO_MOMENTS_COUNT; which++)
+        add_moments(ret_list, (npo_moment_kind)which, kind, layout, sets->moments);
+    return NPO_OK;
 }
 
 /* ---- writing ---- */
 
-typedef struct {
-    npo_tensor_source *sources;
-    char (*names)[TENSOR_NAME_MAX];
-    size_t count;
-} listing;
-
-static npo_err list_tensors(const npo_checkpoint_sets *sets, listing *ret_list)
+static npo_err write_items(const char *path, const listing *list,
+                           const npo_tensor_metadata *metadata, size_t metadata_count,
+                           npo_error *error)
 {
-    const npo_layout *layout = npo_params_layout(sets->student);
-    size_t tensors = npo_layout_count(layout);
-    ret_list->sources = calloc(SETS * tensors + 1, sizeof *ret_list->sources);
-    ret_list->names = calloc(SETS * tensors + 1, sizeof *ret_list->names);
-    if (!ret_list->sources || !ret_list->names)
-        return NPO_E_NOMEM;
-    for (size_t set = 0; set < SETS; set++) {
-        const float *data = npo_params_data(set_at(sets, set));
-        for (size_t i = 0; i < tensors; i++) {
-            const npo_param_info *info = npo_layout_at(layout, i);
-            npo_tensor_source *source = &ret_list->sources[ret_list->count];
-            char *name = ret_list->names[ret_list->count++];
-            snprintf(name, TENSOR_NAME_MAX, "%s%s", set_rows[set].prefix, info->name);
-            *source = (npo_tensor_source){.name = name,
-                                          .dtype = NPO_TENSOR_F32,
-                                          .ndim = info->ndim,
-                                          .data = data + info->offset};
-            memcpy(source->dims, info->dims, sizeof info->dims);
-        }
+    npo_tensor_source *sources = calloc(list->count + 1, sizeof *sources);
+    if (!sources)
+        return npo_error_set(error, NPO_E_NOMEM, "cannot write '%s': out of memory", path);
+    for (size_t i = 0; i < list->count; i++) {
+        const item *from = &list->items[i];
+        sources[i] = (npo_tensor_source){
+            .name = from->name, .dtype = from->dtype, .ndim = from->ndim, .data = from->data};
+        memcpy(sources[i].dims, from->dims, sizeof from->dims);
     }
-    return NPO_OK;
+    npo_err err =
+        npo_safetensors_write(path, sources, list->count, metadata, metadata_count, error);
+    free(sources);
+    return err;
 }
 
 npo_err npo_checkpoint_save(const char *path, const npo_checkpoint_sets *sets,
                             const npo_checkpoint_meta *meta, npo_error *error)
 {
     char step[32], cursor[32], hyper[NPO_HASH_TEXT_SIZE];
+    npo_optimizer_kind kind = npo_moments_optimizer(sets->moments);
     snprintf(step, sizeof step, "%lld", (long long)meta->step);
     snprintf(cursor, sizeof cursor, "%lld", (long long)meta->cursor);
     npo_hash_format(&meta->hyper, hyper);
     const npo_tensor_metadata metadata[] = {
-        {"npo", "checkpoint"}, {"version", "1"}, {"step", step},
-        {"cursor", cursor},    {"hyper", hyper}, {"numeric_class", meta->numeric_class},
+        {"npo", "checkpoint"},
+        {"version", "2"},
+        {"step", step},
+        {"cursor", cursor},
+        {"hyper", hyper},
+        {"numeric_class", meta->numeric_class},
+        {"optimizer", npo_optimizer_name(kind)},
     };
     listing list = {0};
-    npo_err err = list_tensors(sets, &list);
-    if (err) {
+    npo_err err = list_items(sets, kind, &list);
+    if (err)
         npo_error_set(error, err, "cannot write '%s': out of memory", path);
-        goto out;
-    }
-    err = npo_safetensors_write(path, list.sources, list.count, metadata,
-                                sizeof metadata / sizeof metadata[0], error);
-out:
-    free(list.sources);
-    free(list.names);
+    else
+        err = write_items(path, &list, metadata, sizeof metadata / sizeof metadata[0], error);
+    free(list.items);
     return err;
 }
 
@@ -116,6 +168,21 @@ static npo_err read_count(const npo_safetensors *file, const char *key, int64_t 
     return NPO_OK;
 }
 
+static npo_err read_optimizer(const npo_safetensors *file, npo_optimizer_kind *ret_kind,
+                              npo_error *error)
+{
+    const char *name = npo_safetensors_metadata(file, "optimizer");
+    for (int kind = NPO_OPTIMIZER_ADAMW; name && kind <= NPO_OPTIMIZER_ADAMW8BIT; kind++) {
+        if (strcmp(name, npo_optimizer_name((npo_optimizer_kind)kind)) != 0)
+            continue;
+        *ret_kind = (npo_optimizer_kind)kind;
+        return NPO_OK;
+    }
+    return npo_error_set(error, NPO_E_FORMAT,
+                         "cannot load '%s': 'optimizer' is '%s', expected 'adamw' or 'adamw8bit'",
+                         npo_safetensors_path(file), name ? name : "missing");
+}
+
 static npo_err read_meta(const npo_safetensors *file, npo_checkpoint_meta *ret_meta,
                          npo_error *error)
 {
@@ -128,11 +195,13 @@ static npo_err read_meta(const npo_safetensors *file, npo_checkpoint_meta *ret_m
         return npo_error_set(error, NPO_E_FORMAT,
                              "cannot load '%s': kind '%s', expected 'checkpoint'", path,
                              kind ? kind : "none");
-    if (!version || strcmp(version, "1") != 0)
+    if (!version || (strcmp(version, "1") != 0 && strcmp(version, "2") != 0))
         return npo_error_set(error, NPO_E_VERSION,
-                             "cannot load '%s': checkpoint of version '%s', expected '1'", path,
-                             version ? version : "none");
+                             "cannot load '%s': checkpoint of version '%s', expected '1' or '2'",
+                             path, version ? version : "none");
     npo_checkpoint_meta meta = {0};
+    if (strcmp(version, "2") == 0)
+        NPO_TRY(read_optimizer(file, &meta.optimizer, error));
     NPO_TRY(read_count(file, "step", &meta.step, error));
     NPO_TRY(read_count(file, "cursor", &meta.cursor, error));
     if (!hyper || npo_hash_parse(hyper, &meta.hyper))
@@ -176,53 +245,58 @@ static npo_err check_values(const npo_tensor *tensor, bool non_negative, const c
     return NPO_OK;
 }
 
-static npo_err check_tensor(const npo_safetensors *file, size_t set, const npo_param_info *info,
-                            npo_error *error)
+static npo_err check_item(const npo_safetensors *file, const item *expected, npo_error *error)
 {
     const char *path = npo_safetensors_path(file);
-    char name[TENSOR_NAME_MAX];
-    snprintf(name, sizeof name, "%s%s", set_rows[set].prefix, info->name);
-    const npo_tensor *tensor = npo_safetensors_find(file, name);
+    const npo_tensor *tensor = npo_safetensors_find(file, expected->name);
     if (!tensor)
         return npo_error_set(error, NPO_E_NOT_FOUND, "cannot load '%s': no tensor '%s'", path,
-                             name);
-    if (tensor->dtype != NPO_TENSOR_F32)
-        return npo_error_set(error, NPO_E_TYPE, "cannot load '%s': '%s' is %s, expected F32", path,
-                             name, npo_tensor_dtype_name(tensor->dtype));
-    if (tensor->ndim != info->ndim ||
-        memcmp(tensor->dims, info->dims, (size_t)info->ndim * sizeof *info->dims) != 0)
+                             expected->name);
+    if (tensor->dtype != expected->dtype)
+        return npo_error_set(error, NPO_E_TYPE, "cannot load '%s': '%s' is %s, expected %s", path,
+                             expected->name, npo_tensor_dtype_name(tensor->dtype),
+                             npo_tensor_dtype_name(expected->dtype));
+    if (tensor->ndim != expected->ndim ||
+        memcmp(tensor->dims, expected->dims, (size_t)expected->ndim * sizeof *expected->dims) != 0)
         return npo_error_set(error, NPO_E_SHAPE,
                              "cannot load '%s': '%s' has %zu values in %d dimensions, expected %zu "
                              "in %d of the network's shape",
-                             path, name, tensor->count, tensor->ndim, info->count, info->ndim);
-    return check_values(tensor, set_rows[set].non_negative, path, error);
+                             path, expected->name, tensor->count, tensor->ndim, expected->count,
+                             expected->ndim);
+    return check_values(tensor, expected->non_negative, path, error);
 }
 
-static npo_err check_tensors(const npo_safetensors *file, const npo_layout *layout,
-                             npo_error *error)
+static npo_err check_items(const npo_safetensors *file, const listing *list, npo_error *error)
 {
-    size_t tensors = npo_layout_count(layout);
-    for (size_t set = 0; set < SETS; set++)
-        for (size_t i = 0; i < tensors; i++)
-            NPO_TRY(check_tensor(file, set, npo_layout_at(layout, i), error));
+    for (size_t i = 0; i < list->count; i++)
+        NPO_TRY(check_item(file, &list->items[i], error));
     /* Every expected name was found, so a higher count means others beside them. */
-    if (npo_safetensors_count(file) != SETS * tensors)
+    if (npo_safetensors_count(file) != list->count)
         return npo_error_set(error, NPO_E_FORMAT, "cannot load '%s': %zu tensors, expected %zu",
-                             npo_safetensors_path(file), npo_safetensors_count(file),
-                             SETS * tensors);
+                             npo_safetensors_path(file), npo_safetensors_count(file), list->count);
     return NPO_OK;
 }
 
-static void read_set(const npo_safetensors *file, size_t set, npo_params *params)
+static npo_err check_optimizer(const npo_safetensors *file, npo_optimizer_kind found,
+                               const npo_moments *moments, npo_error *error)
 {
-    const npo_layout *layout = npo_params_layout(params);
-    float *data = npo_params_edit(params);
-    for (size_t i = 0; i < npo_layout_count(layout); i++) {
-        const npo_param_info *info = npo_layout_at(layout, i);
-        char name[TENSOR_NAME_MAX];
-        snprintf(name, sizeof name, "%s%s", set_rows[set].prefix, info->name);
-        const npo_tensor *tensor = npo_safetensors_find(file, name);
-        npo_tensor_read_f32(tensor, 0, tensor->count, data + info->offset);
+    if (!moments || npo_moments_optimizer(moments) == found)
+        return NPO_OK;
+    return npo_error_set(error, NPO_E_STATE,
+                         "cannot load '%s': the state of optimizer '%s', expected that of '%s'",
+                         npo_safetensors_path(file), npo_optimizer_name(found),
+                         npo_optimizer_name(npo_moments_optimizer(moments)));
+}
+
+static void read_items(const npo_safetensors *file, const listing *list)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        const item *into = &list->items[i];
+        const npo_tensor *tensor = npo_safetensors_find(file, into->name);
+        if (into->data && into->dtype == NPO_TENSOR_U8)
+            memcpy(into->data, tensor->data, tensor->bytes);
+        else if (into->data)
+            npo_tensor_read_f32(tensor, 0, tensor->count, into->data);
     }
 }
 
@@ -231,20 +305,27 @@ npo_err npo_checkpoint_load(const char *path, const npo_checkpoint_sets *sets,
 {
     npo_safetensors *file = NULL;
     npo_checkpoint_meta meta;
-    const npo_layout *layout = layout_of(sets);
-    assert(layout);
+    listing list = {0};
+    assert(sets->student || sets->ema);
     npo_err err = npo_safetensors_open(path, &file, error);
     if (!err)
         err = read_meta(file, &meta, error);
     if (!err)
-        err = check_tensors(file, layout, error);
+        err = check_optimizer(file, meta.optimizer, sets->moments, error);
+    if (!err && (err = list_items(sets, meta.optimizer, &list)))
+        npo_error_set(error, err, "cannot load '%s': out of memory", path);
+    if (!err)
+        err = check_items(file, &list, error);
     if (err)
         goto out;
-    for (size_t set = 0; set < SETS; set++)
-        if (set_at(sets, set))
-            read_set(file, set, set_at(sets, set));
+    npo_params *const written[] = {sets->student, sets->ema};
+    for (int i = 0; i < 2; i++)
+        if (written[i])
+            npo_params_edit(written[i]); /* so that packed weights are made anew */
+    read_items(file, &list);
     *ret_meta = meta;
 out:
+    free(list.items);
     npo_safetensors_close(file);
     return err;
 }

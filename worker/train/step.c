@@ -14,7 +14,8 @@
 struct npo_trainer {
     npo_trainer_options options;
     npo_objective objective;
-    npo_params *student, *ema, *exp_avg, *exp_avg_sq, *grads;
+    npo_params *student, *ema, *grads;
+    npo_moments *moments;
     size_t floats;         /* of a set's flat buffer */
     size_t sample_floats;  /* of x */
     size_t context_floats; /* of a prompt, 0: the network attends to none */
@@ -77,11 +78,10 @@ static npo_err check_options(const npo_trainer_options *options, npo_error *erro
 
 static npo_err alloc_sets(npo_trainer *trainer)
 {
-    npo_params **const sets[] = {&trainer->student, &trainer->ema, &trainer->exp_avg,
-                                 &trainer->exp_avg_sq, &trainer->grads};
+    npo_params **const sets[] = {&trainer->student, &trainer->ema, &trainer->grads};
     for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++)
         NPO_TRY(npo_params_new(trainer->options.layout, sets[i]));
-    return NPO_OK;
+    return npo_moments_new(trainer->options.layout, trainer->options.optimizer, &trainer->moments);
 }
 
 npo_err npo_trainer_new(const npo_trainer_options *options, npo_trainer **ret_trainer,
@@ -103,7 +103,8 @@ npo_err npo_trainer_new(const npo_trainer_options *options, npo_trainer **ret_tr
         goto out;
     err = alloc_sets(trainer);
     if (err) {
-        npo_error_set(error, err, "trainer: no memory for five sets of %zu parameters",
+        npo_error_set(error, err,
+                      "trainer: no memory for three sets of %zu parameters and the optimizer",
                       npo_layout_floats(options->layout));
         goto out;
     }
@@ -122,8 +123,7 @@ void npo_trainer_free(npo_trainer *trainer)
     npo_objective_fini(&trainer->objective);
     npo_params_free(trainer->student);
     npo_params_free(trainer->ema);
-    npo_params_free(trainer->exp_avg);
-    npo_params_free(trainer->exp_avg_sq);
+    npo_moments_free(trainer->moments);
     npo_params_free(trainer->grads);
     npo_layout_unref(trainer->options.layout);
     free(trainer);
@@ -138,8 +138,7 @@ void npo_trainer_begin(npo_trainer *trainer, const npo_params *base)
 {
     npo_params_copy(trainer->student, base);
     npo_params_copy(trainer->ema, base);
-    zero(trainer->exp_avg, trainer->floats);
-    zero(trainer->exp_avg_sq, trainer->floats);
+    npo_moments_clear(trainer->moments);
     trainer->step = 0;
 }
 
@@ -153,14 +152,9 @@ npo_params *npo_trainer_ema(npo_trainer *trainer)
     return trainer->ema;
 }
 
-npo_params *npo_trainer_exp_avg(npo_trainer *trainer)
+npo_moments *npo_trainer_moments(npo_trainer *trainer)
 {
-    return trainer->exp_avg;
-}
-
-npo_params *npo_trainer_exp_avg_sq(npo_trainer *trainer)
-{
-    return trainer->exp_avg_sq;
+    return trainer->moments;
 }
 
 const npo_params *npo_trainer_grads(npo_trainer *trainer)
@@ -278,22 +272,22 @@ npo_err npo_trainer_gradients(npo_trainer *trainer, const npo_batch *batch,
 void npo_trainer_update(npo_trainer *trainer, double grad_norm, double lr)
 {
     const npo_train_hyper *hyper = &trainer->options.hyper;
-    npo_backend *backend = trainer->options.backend;
     double factor = hyper->clip > 0 ? hyper->clip / (grad_norm + CLIP_EPSILON) : 1;
-    if (factor < 1)
-        npo_vec_scale(backend, trainer->floats, (float)factor, npo_params_edit(trainer->grads));
     trainer->step++;
-    const npo_adamw adamw = {.lr = (float)lr,
-                             .beta1 = (float)hyper->beta1,
-                             .beta2 = (float)hyper->beta2,
-                             .eps = (float)hyper->eps,
-                             .weight_decay = (float)hyper->weight_decay,
-                             .step = trainer->step};
-    npo_vec_adamw(backend, trainer->floats, adamw, npo_params_data(trainer->grads),
-                  npo_params_edit(trainer->student), npo_params_edit(trainer->exp_avg),
-                  npo_params_edit(trainer->exp_avg_sq));
-    npo_vec_lerp(backend, trainer->floats, (float)(1 - hyper->ema_decay),
-                 npo_params_data(trainer->student), npo_params_edit(trainer->ema));
+    const npo_update update = {
+        .adamw = {.lr = (float)lr,
+                  .beta1 = (float)hyper->beta1,
+                  .beta2 = (float)hyper->beta2,
+                  .eps = (float)hyper->eps,
+                  .weight_decay = (float)hyper->weight_decay,
+                  .step = trainer->step},
+        .grad_scale = factor < 1 ? (float)factor : 1,
+        .ema_weight = (float)(1 - hyper->ema_decay),
+        .grad = npo_params_data(trainer->grads),
+        .param = npo_params_edit(trainer->student),
+        .ema = npo_params_edit(trainer->ema),
+    };
+    npo_moments_update(trainer->moments, trainer->options.backend, &update);
 }
 
 npo_err npo_trainer_step(npo_trainer *trainer, const npo_batch *batch, npo_train_result *ret_result,

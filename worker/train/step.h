@@ -13,6 +13,7 @@
 #include "worker/diffusion/denoiser.h"
 #include "worker/diffusion/trajectory/batch.h"
 #include "worker/model/networks/network.h"
+#include "worker/train/moments.h"
 #include "worker/train/offset.h"
 
 typedef struct {
@@ -39,6 +40,7 @@ typedef struct {
     int64_t micro_batch;        /* samples a forward pass */
     npo_loss_kind loss;
     double huber_c;
+    npo_optimizer_kind optimizer;
     npo_train_hyper hyper;
 } npo_trainer_options;
 
@@ -54,9 +56,8 @@ void npo_trainer_begin(npo_trainer *trainer, const npo_params *base);
 /* Sets of the trainer, for reading, for a checkpoint, or as a denoiser's weights. Borrowed. */
 npo_params *npo_trainer_student(npo_trainer *trainer);
 npo_params *npo_trainer_ema(npo_trainer *trainer);
-npo_params *npo_trainer_exp_avg(npo_trainer *trainer);
-npo_params *npo_trainer_exp_avg_sq(npo_trainer *trainer);
-/* After a step: the averaged gradients, clipped. */
+npo_moments *npo_trainer_moments(npo_trainer *trainer);
+/* After a step: the averaged gradients, before clipping. */
 const npo_params *npo_trainer_grads(npo_trainer *trainer);
 int64_t npo_trainer_step_count(const npo_trainer *trainer); /* optimizer steps done */
 void npo_trainer_set_step_count(npo_trainer *trainer, int64_t step);
@@ -75,7 +76,7 @@ npo_err npo_trainer_step(npo_trainer *trainer, const npo_batch *batch, npo_train
                          npo_error *error) NPO_MUST_CHECK;
 
 /* The parts of a step, for tests and benchmarks: gradients of a batch (averaged over ranks, with
- * loss and norm); clipping, AdamW and EMA from whatever gradients are there. */
+ * loss and norm); clipping, AdamW and EMA from whatever gradients are there, which it leaves. */
 npo_err npo_trainer_gradients(npo_trainer *trainer, const npo_batch *batch,
                               npo_train_result *ret_result, npo_error *error) NPO_MUST_CHECK;
 void npo_trainer_update(npo_trainer *trainer, double grad_norm, double lr);

@@ -46,6 +46,7 @@ const npo_cpu_kernels NPO_ISA_TABLE = {
     .vec_lerp = vec_lerp,
     .vec_square_sum = vec_square_sum,
     .vec_adamw = vec_adamw,
+    .vec_adamw8 = vec_adamw8,
     .widen_bf16 = widen_bf16,
     .narrow_bf16 = narrow_bf16,
     .round_bf16 = round_bf16,

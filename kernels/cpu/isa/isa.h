@@ -8,6 +8,7 @@
 #include "kernels/cpu/product/product.h"
 #include "kernels/matrix.h"
 #include "kernels/op.h"
+#include "kernels/vec.h"
 
 #include <stddef.h>
 
@@ -34,6 +35,7 @@ typedef struct {
     float correction2; /* sqrt(1 - beta2^step) */
     float eps;
     float step; /* lr / (1 - beta1^step) */
+    float grad_scale;
 } npo_adamw_scalars;
 
 typedef struct {
@@ -102,6 +104,9 @@ typedef struct {
     double (*vec_square_sum)(size_t n, const float *x);
     void (*vec_adamw)(size_t n, const npo_adamw_scalars *s, const float *grad, float *param,
                       float *exp_avg, float *exp_avg_sq);
+    /* Moments in whole blocks of 8 bits, the last one cut off at n. */
+    void (*vec_adamw8)(size_t n, const npo_adamw_scalars *s, const float *grad, float *param,
+                       npo_blockwise exp_avg, npo_blockwise exp_avg_sq);
 
     /* bf16 is the upper half of f32, rounded to nearest even; a NaN stays one. */
     void (*widen_bf16)(size_t n, const uint16_t *x, float *y);

@@ -191,6 +191,76 @@ ALWAYS_INLINE vf vf_reciprocal(vf a)
 
 #endif
 
+/* table[at] of each lane. */
+ALWAYS_INLINE vf vf_gather(const float *table, vi at)
+{
+#if defined(__AVX512F__)
+    return (vf)_mm512_i32gather_ps((__m512i)at, table, 4);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (vf)_mm256_i32gather_ps(table, (__m256i)at, 4);
+#else
+    vf v;
+    for (int i = 0; i < VW; i++)
+        v[i] = table[at[i]];
+    return v;
+#endif
+}
+
+ALWAYS_INLINE vi vi_gather(const int32_t *table, vi at)
+{
+#if defined(__AVX512F__)
+    return (vi)_mm512_i32gather_epi32((__m512i)at, table, 4);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (vi)_mm256_i32gather_epi32(table, (__m256i)at, 4);
+#else
+    vi v;
+    for (int i = 0; i < VW; i++)
+        v[i] = table[at[i]];
+    return v;
+#endif
+}
+
+/* VW bytes as whole numbers, and their low bytes back. */
+ALWAYS_INLINE vi vi_load_bytes(const uint8_t *p)
+{
+#if defined(__AVX512F__)
+    return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+#else
+    vi v;
+    for (int i = 0; i < VW; i++)
+        v[i] = p[i];
+    return v;
+#endif
+}
+
+ALWAYS_INLINE void vi_store_bytes(uint8_t *p, vi v)
+{
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(__AVX2__) && defined(__FMA__)
+    __m128i low = _mm256_castsi256_si128((__m256i)v);
+    __m128i words = _mm_packus_epi32(low, _mm256_extracti128_si256((__m256i)v, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
+#else
+    for (int i = 0; i < VW; i++)
+        p[i] = (uint8_t)v[i];
+#endif
+}
+
+ALWAYS_INLINE vi vi_max(vi a, vi b)
+{
+    vi more = a > b;
+    return (more & a) | (~more & b);
+}
+
+ALWAYS_INLINE vi vi_min(vi a, vi b)
+{
+    vi less = a < b;
+    return (less & a) | (~less & b);
+}
+
 /* for (each vector of n floats): i its start, m how many of it are there. */
 #define VF_EACH(i, m, n)                                                                           \
     for (size_t i = 0, m; i < (n) && (m = (n)-i < VW ? (n)-i : (size_t)VW) > 0; i += VW)

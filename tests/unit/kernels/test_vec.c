@@ -6,17 +6,30 @@
 #include "kernels/vec.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { N = 70001 }; /* not a multiple of anything */
+enum { N = 70001, BLOCKS = N / NPO_DYNAMIC_BLOCK + 1 }; /* not a multiple of anything */
 
 static const char *const isas[] = {"avx512", "avx2", "portable"};
 
 typedef struct {
-    float x[N], y[N], z[N], w[N];
+    float x[N], y[N], z[N], w[N], e[N];
+    uint8_t codes[2][N];
+    float absmax[2][BLOCKS];
     double norm;
 } result;
+
+static npo_blockwise exp_avg8(result *r)
+{
+    return (npo_blockwise){npo_dynamic_map_signed(), r->codes[0], r->absmax[0]};
+}
+
+static npo_blockwise exp_avg_sq8(result *r)
+{
+    return (npo_blockwise){npo_dynamic_map_unsigned(), r->codes[1], r->absmax[1]};
+}
 
 static float noise(uint64_t *state)
 {
@@ -31,8 +44,11 @@ static void fill(result *r)
         r->x[i] = noise(&state);
         r->y[i] = noise(&state) * 3;
         r->z[i] = noise(&state) * 0.01f;
+        r->e[i] = r->y[i] + r->z[i];
         r->w[i] = fabsf(noise(&state)) * 0.001f;
     }
+    npo_blockwise_clear(N, exp_avg8(r));
+    npo_blockwise_clear(N, exp_avg_sq8(r));
 }
 
 /* All kernels of a table over one array, in one thread. */
@@ -44,19 +60,22 @@ static void run_table(const npo_cpu_kernels *k, result *r)
                            .new2 = 0.001f,
                            .correction2 = 0.05f,
                            .eps = 1e-8f,
-                           .step = 0.003f};
+                           .step = 0.003f,
+                           .grad_scale = 0.5f};
     fill(r);
     k->vec_lerp(N, 0.001f, r->x, r->y);
     k->vec_lerp(N, 0.7f, r->z, r->y);
     k->vec_axpy(N, -0.3f, r->y, r->x);
     k->vec_scale(N, 1.7f, r->x);
     k->vec_adamw(N, &s, r->x, r->y, r->z, r->w);
+    k->vec_adamw8(N, &s, r->x, r->y, exp_avg8(r), exp_avg_sq8(r));
+    k->vec_adamw8(N, &s, r->z, r->y, exp_avg8(r), exp_avg_sq8(r));
     r->norm = k->vec_square_sum(N, r->y);
 }
 
 static void test_vec_has_the_same_bits_on_every_instruction_set(void **state)
 {
-    result *first = malloc(sizeof *first), *other = malloc(sizeof *other);
+    result *first = calloc(1, sizeof *first), *other = calloc(1, sizeof *other);
     int compared = 0;
     run_table(npo_cpu_kernels_find("portable"), first);
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
@@ -83,14 +102,21 @@ static void run_backend(int threads, result *r)
     npo_vec_lerp(be, N, 0.001f, r->x, r->y);
     npo_vec_axpy(be, N, -0.3f, r->y, r->x);
     npo_vec_scale(be, N, 1.7f, r->x);
-    npo_vec_adamw(be, N, hyper, r->x, r->y, r->z, r->w);
+    const npo_update update = {.adamw = hyper,
+                               .grad_scale = 0.7f,
+                               .ema_weight = 0.1f,
+                               .grad = r->x,
+                               .param = r->y,
+                               .ema = r->e};
+    npo_vec_update(be, N, &update, r->z, r->w);
+    npo_vec_update8(be, N, &update, exp_avg8(r), exp_avg_sq8(r));
     r->norm = npo_vec_norm(be, N, r->y);
     npo_backend_free(be);
 }
 
 static void test_vec_has_the_same_bits_with_any_number_of_threads(void **state)
 {
-    result *one = malloc(sizeof *one), *many = malloc(sizeof *many);
+    result *one = calloc(1, sizeof *one), *many = calloc(1, sizeof *many);
     run_backend(1, one);
     for (int threads = 2; threads <= 5; threads++) {
         run_backend(threads, many);
@@ -114,6 +140,97 @@ static void test_vec_norm_is_accurate(void **state)
     x[0] = -2;
     assert_true(npo_vec_norm(be, 1, x) == 2);
     free(x);
+    npo_backend_free(be);
+}
+
+/* In one pass the same bits as scaling, AdamW and averaging one after another. */
+static void test_vec_update_is_scale_adamw_and_lerp(void **state)
+{
+    npo_backend *be;
+    npo_backend_options options = {.device = "cpu", .threads = 2};
+    const npo_adamw hyper = {
+        .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01, .step = 2};
+    result *one = calloc(1, sizeof *one), *three = calloc(1, sizeof *three);
+    assert_int_equal(npo_backend_new(&options, &be, NULL), NPO_OK);
+    fill(one);
+    fill(three);
+    const npo_update update = {.adamw = hyper,
+                               .grad_scale = 0.3f,
+                               .ema_weight = 0.01f,
+                               .grad = one->x,
+                               .param = one->y,
+                               .ema = one->e};
+    npo_vec_update(be, N, &update, one->z, one->w);
+    npo_vec_scale(be, N, 0.3f, three->x);
+    npo_vec_adamw(be, N, hyper, three->x, three->y, three->z, three->w);
+    npo_vec_lerp(be, N, 0.01f, three->y, three->e);
+    npo_vec_scale(be, N, 0.3f, one->x); /* which the update has left as they were */
+    assert_memory_equal(one, three, sizeof *one);
+    free(one);
+    free(three);
+    npo_backend_free(be);
+}
+
+static double distance(const npo_dynamic_map *map, double x, int code)
+{
+    return fabs(x - (double)map->code[code]);
+}
+
+/* Against a search through all codes. */
+static void check_nearest(npo_blockwise values, bool is_signed, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        double part = (double)(x[i] / values.absmax[i / NPO_DYNAMIC_BLOCK]);
+        double least = 2, found = distance(values.map, part, values.codes[i]);
+        for (int code = 0; code < NPO_DYNAMIC_CODES; code++)
+            least = fmin(least, distance(values.map, part, code));
+        if (found > least)
+            fail_msg("%s value %.9g: code %d at %.9g, nearest at %.9g",
+                     is_signed ? "signed" : "unsigned", part, values.codes[i], found, least);
+    }
+}
+
+/* Just at and beside every boundary, and many others. */
+static void fill_near_boundaries(const npo_dynamic_map *map, float *x)
+{
+    uint64_t state = 5;
+    for (int i = 0; i < N; i++)
+        x[i] = noise(&state) * powf(10, -8 * fabsf(noise(&state)));
+    for (int i = 0; i + 1 < NPO_DYNAMIC_CODES; i++) {
+        float middle = (map->code[i] + map->code[i + 1]) / 2;
+        x[3 * i] = middle;
+        x[3 * i + 1] = nextafterf(middle, -2);
+        x[3 * i + 2] = nextafterf(middle, 2);
+    }
+    for (int i = 0; i < N; i += NPO_DYNAMIC_BLOCK)
+        x[i] = i % 3 ? -1 : 1; /* largest of its block */
+}
+
+static void test_vec_update8_stores_the_nearest_codes(void **state)
+{
+    npo_backend *be;
+    npo_backend_options options = {.device = "cpu", .threads = 2};
+    result *r = calloc(1, sizeof *r);
+    assert_int_equal(npo_backend_new(&options, &be, NULL), NPO_OK);
+    fill(r);
+    /* beta 0: the moments are the gradient and its square. */
+    const npo_update update = {.adamw = {.lr = 1e-3, .eps = 1e-8, .step = 1},
+                               .grad_scale = 1,
+                               .grad = r->x,
+                               .param = r->y};
+    fill_near_boundaries(npo_dynamic_map_signed(), r->x);
+    npo_vec_update8(be, N, &update, exp_avg8(r), exp_avg_sq8(r));
+    check_nearest(exp_avg8(r), true, r->x, N);
+    for (int i = 0; i < N; i++)
+        r->z[i] = r->x[i] * r->x[i];
+    check_nearest(exp_avg_sq8(r), false, r->z, N);
+    memset(r->x, 0, sizeof r->x);
+    npo_vec_update8(be, N, &update, exp_avg8(r), exp_avg_sq8(r));
+    for (int i = 0; i < N; i++)
+        assert_true(r->codes[0][i] == npo_dynamic_map_signed()->zero && r->codes[1][i] == 0);
+    for (int i = 0; i < BLOCKS; i++)
+        assert_true(r->absmax[0][i] == 0 && r->absmax[1][i] == 0);
+    free(r);
     npo_backend_free(be);
 }
 
@@ -191,6 +308,8 @@ int main(void)
         cmocka_unit_test(test_vec_has_the_same_bits_on_every_instruction_set),
         cmocka_unit_test(test_vec_has_the_same_bits_with_any_number_of_threads),
         cmocka_unit_test(test_vec_norm_is_accurate),
+        cmocka_unit_test(test_vec_update_is_scale_adamw_and_lerp),
+        cmocka_unit_test(test_vec_update8_stores_the_nearest_codes),
         cmocka_unit_test(test_vec_adamw_matches_torch),
         cmocka_unit_test(test_vec_lerp_matches_torch),
     };

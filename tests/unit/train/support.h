@@ -20,7 +20,8 @@ static const npo_train_hyper small_hyper = {.lr = 1e-3,
                                             .ema_decay = 0.9,
                                             .steps = 100};
 
-static inline npo_trainer *small_trainer(small_unet *unet, npo_comm *comm, int64_t micro_batch)
+static inline npo_trainer *small_trainer_of(small_unet *unet, npo_comm *comm, int64_t micro_batch,
+                                            npo_optimizer_kind optimizer)
 {
     npo_trainer *trainer = NULL;
     npo_error error = {0};
@@ -33,12 +34,18 @@ static inline npo_trainer *small_trainer(small_unet *unet, npo_comm *comm, int64
                                          .micro_batch = micro_batch,
                                          .loss = NPO_LOSS_PSEUDO_HUBER,
                                          .huber_c = 1e-3,
+                                         .optimizer = optimizer,
                                          .hyper = small_hyper};
     npo_err err = npo_trainer_new(&options, &trainer, &error);
     if (err)
         return NULL;
     npo_trainer_begin(trainer, unet->params);
     return trainer;
+}
+
+static inline npo_trainer *small_trainer(small_unet *unet, npo_comm *comm, int64_t micro_batch)
+{
+    return small_trainer_of(unet, comm, micro_batch, NPO_OPTIMIZER_ADAMW);
 }
 
 /* Row i of the batch is sample first + i, the same in every batch that holds it. */
@@ -63,13 +70,31 @@ static inline void assert_same_set(const npo_params *a, const npo_params *b)
     assert_memory_equal(npo_params_data(a), npo_params_data(b), floats * sizeof(float));
 }
 
+static inline void assert_same_moments(const npo_moments *a, const npo_moments *b)
+{
+    const npo_layout *layout = npo_moments_layout(a);
+    assert_int_equal(npo_moments_optimizer(a), npo_moments_optimizer(b));
+    for (int which = 0; which < NPO_MOMENTS_COUNT; which++)
+        for (size_t i = 0; i < npo_layout_count(layout); i++) {
+            size_t n = npo_layout_at(layout, i)->count;
+            npo_moment x = npo_moments_at(a, (npo_moment_kind)which, i);
+            npo_moment y = npo_moments_at(b, (npo_moment_kind)which, i);
+            if (x.values)
+                assert_memory_equal(x.values, y.values, n * sizeof(float));
+            else
+                assert_memory_equal(x.blocks.codes, y.blocks.codes, n);
+            if (!x.values)
+                assert_memory_equal(x.blocks.absmax, y.blocks.absmax,
+                                    npo_blockwise_blocks(n) * sizeof(float));
+        }
+}
+
 static inline void assert_same_state(npo_trainer *a, npo_trainer *b)
 {
     assert_int_equal(npo_trainer_step_count(a), npo_trainer_step_count(b));
     assert_same_set(npo_trainer_student(a), npo_trainer_student(b));
     assert_same_set(npo_trainer_ema(a), npo_trainer_ema(b));
-    assert_same_set(npo_trainer_exp_avg(a), npo_trainer_exp_avg(b));
-    assert_same_set(npo_trainer_exp_avg_sq(a), npo_trainer_exp_avg_sq(b));
+    assert_same_moments(npo_trainer_moments(a), npo_trainer_moments(b));
 }
 
 #endif

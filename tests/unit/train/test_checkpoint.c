@@ -31,7 +31,7 @@ static int teardown(void **state)
 static npo_checkpoint_sets sets_of(npo_trainer *trainer)
 {
     return (npo_checkpoint_sets){npo_trainer_student(trainer), npo_trainer_ema(trainer),
-                                 npo_trainer_exp_avg(trainer), npo_trainer_exp_avg_sq(trainer)};
+                                 npo_trainer_moments(trainer)};
 }
 
 static void train(npo_trainer *trainer, int64_t steps)
@@ -64,10 +64,11 @@ static void save(npo_trainer *trainer, const char *to)
 }
 
 /* Three steps, a file, three more: the same bytes as six steps. */
-static void test_checkpoint_resumes_bit_for_bit(void **state)
+static void check_resume(npo_optimizer_kind kind)
 {
-    npo_trainer *straight = small_trainer(&unet, NULL, 2), *first = small_trainer(&unet, NULL, 2);
-    npo_trainer *second = small_trainer(&unet, NULL, 2);
+    npo_trainer *straight = small_trainer_of(&unet, NULL, 2, kind);
+    npo_trainer *first = small_trainer_of(&unet, NULL, 2, kind);
+    npo_trainer *second = small_trainer_of(&unet, NULL, 2, kind);
     train(straight, 6);
     train(first, 3);
     save(first, path);
@@ -76,6 +77,7 @@ static void test_checkpoint_resumes_bit_for_bit(void **state)
     npo_error error = {0};
     assert_int_equal(npo_checkpoint_load(path, &sets, &meta, &error), NPO_OK);
     assert_int_equal(meta.step, 3);
+    assert_int_equal(meta.optimizer, kind);
     assert_int_equal(meta.cursor, saved.cursor);
     assert_true(npo_hash_equal(&meta.hyper, &saved.hyper));
     assert_string_equal(meta.numeric_class, saved.numeric_class);
@@ -93,6 +95,12 @@ static void test_checkpoint_resumes_bit_for_bit(void **state)
     npo_trainer_free(straight);
     npo_trainer_free(first);
     npo_trainer_free(second);
+}
+
+static void test_checkpoint_resumes_bit_for_bit(void **state)
+{
+    check_resume(NPO_OPTIMIZER_ADAMW);
+    check_resume(NPO_OPTIMIZER_ADAMW8BIT);
 }
 
 static void test_checkpoint_reads_some_of_the_sets(void **state)
@@ -116,19 +124,21 @@ static void test_checkpoint_reads_some_of_the_sets(void **state)
 
 /* ---- files that are not right ---- */
 
+enum { KEYS = 7, LAST_KEY = KEYS - 1 };
+
 /* A right checkpoint's tensors and metadata, to be spoilt one thing at a time. */
 typedef struct {
     npo_safetensors *file;
     npo_tensor_source *tensors;
     float **data;
     size_t count;
-    npo_tensor_metadata metadata[6];
+    npo_tensor_metadata metadata[KEYS];
 } parts;
 
 static void parts_open(parts *p)
 {
-    static const char *const keys[] = {"npo",    "version", "step",
-                                       "cursor", "hyper",   "numeric_class"};
+    static const char *const keys[KEYS] = {"npo",   "version",       "step",     "cursor",
+                                           "hyper", "numeric_class", "optimizer"};
     npo_error error = {0};
     assert_int_equal(npo_safetensors_open(path, &p->file, &error), NPO_OK);
     p->count = npo_safetensors_count(p->file);
@@ -138,12 +148,12 @@ static void parts_open(parts *p)
     for (size_t i = 0; i < p->count; i++) {
         const npo_tensor *tensor = npo_safetensors_at(p->file, i);
         p->data[i] = malloc(tensor->bytes);
-        npo_tensor_read_f32(tensor, 0, tensor->count, p->data[i]);
+        memcpy(p->data[i], tensor->data, tensor->bytes);
         p->tensors[i] =
-            (npo_tensor_source){tensor->name, NPO_TENSOR_F32, tensor->ndim, {0}, p->data[i]};
+            (npo_tensor_source){tensor->name, tensor->dtype, tensor->ndim, {0}, p->data[i]};
         memcpy(p->tensors[i].dims, tensor->dims, sizeof tensor->dims);
     }
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < KEYS; i++)
         p->metadata[i] = (npo_tensor_metadata){keys[i], npo_safetensors_metadata(p->file, keys[i])};
 }
 
@@ -165,14 +175,17 @@ static size_t tensor_index(const parts *p, const char *name)
     return 0;
 }
 
+static npo_optimizer_kind optimizer; /* of the file at hand */
+static size_t keys = KEYS;           /* of its metadata */
+
 /* Loads what the parts say; on failure nothing of the sets may have changed. */
 static npo_err load_parts(const parts *p, size_t count, npo_error *error)
 {
-    npo_trainer *trainer = small_trainer(&unet, NULL, 2),
-                *untouched = small_trainer(&unet, NULL, 2);
+    npo_trainer *trainer = small_trainer_of(&unet, NULL, 2, optimizer),
+                *untouched = small_trainer_of(&unet, NULL, 2, optimizer);
     npo_checkpoint_meta meta = {.step = 77};
     npo_checkpoint_sets sets = sets_of(trainer);
-    assert_int_equal(npo_safetensors_write(other, p->tensors, count, p->metadata, 6, error),
+    assert_int_equal(npo_safetensors_write(other, p->tensors, count, p->metadata, keys, error),
                      NPO_OK);
     npo_err err = npo_checkpoint_load(other, &sets, &meta, error);
     if (err) {
@@ -185,9 +198,9 @@ static npo_err load_parts(const parts *p, size_t count, npo_error *error)
     return err;
 }
 
-static void make_right_file(void)
+static void make_right_file(npo_optimizer_kind kind)
 {
-    npo_trainer *trainer = small_trainer(&unet, NULL, 2);
+    npo_trainer *trainer = small_trainer_of(&unet, NULL, 2, optimizer = kind);
     train(trainer, 1);
     save(trainer, path);
     npo_trainer_free(trainer);
@@ -200,12 +213,13 @@ static void test_checkpoint_load_refuses_wrong_metadata(void **state)
         const char *value;
         npo_err expected;
     } rows[] = {
-        {0, "pool", NPO_E_FORMAT},  {1, "2", NPO_E_VERSION},
+        {0, "pool", NPO_E_FORMAT},  {1, "0", NPO_E_VERSION},
         {2, "three", NPO_E_FORMAT}, {2, "-1", NPO_E_FORMAT},
         {2, "", NPO_E_FORMAT},      {2, "99999999999999999999", NPO_E_FORMAT},
         {3, "1.5", NPO_E_FORMAT},   {4, "abc", NPO_E_FORMAT},
+        {6, "sgd", NPO_E_FORMAT},   {1, "3", NPO_E_VERSION},
     };
-    make_right_file();
+    make_right_file(NPO_OPTIMIZER_ADAMW);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         parts p;
         npo_error error = {0};
@@ -233,7 +247,7 @@ static void test_checkpoint_load_refuses_wrong_tensors(void **state)
 {
     npo_error error = {0};
     parts p;
-    make_right_file();
+    make_right_file(NPO_OPTIMIZER_ADAMW);
     parts_open(&p);
     assert_int_equal(load_parts(&p, p.count, &error), NPO_OK);
     size_t at = tensor_index(&p, "exp_avg_sq.conv_in.bias");
@@ -263,12 +277,52 @@ static void test_checkpoint_load_refuses_wrong_tensors(void **state)
     parts_close(&p);
 }
 
+static void test_checkpoint_load_refuses_wrong_8bit_state(void **state)
+{
+    npo_error error = {0};
+    parts p;
+    make_right_file(NPO_OPTIMIZER_ADAMW8BIT);
+    parts_open(&p);
+    assert_int_equal(load_parts(&p, p.count, &error), NPO_OK);
+    size_t at = 0;
+    while (!strstr(p.tensors[at].name, "exp_avg_absmax."))
+        at++;
+    p.data[at][0] = -1;
+    assert_int_equal(load_parts(&p, p.count, &error), NPO_E_RANGE);
+    p.data[at][0] = 0;
+    p.tensors[at].dims[0]--;
+    assert_int_equal(load_parts(&p, p.count, &error), NPO_E_SHAPE);
+    p.tensors[at].dims[0]++;
+    optimizer = NPO_OPTIMIZER_ADAMW;
+    assert_int_equal(load_parts(&p, p.count, &error), NPO_E_STATE);
+    assert_non_null(strstr(error.text, "'adamw8bit', expected that of 'adamw'"));
+    p.metadata[LAST_KEY].value = "adamw";
+    assert_int_equal(load_parts(&p, p.count, &error), NPO_E_TYPE);
+    parts_close(&p);
+}
+
+/* Version 1 had no optimizer's name. */
+static void test_checkpoint_load_reads_version_1(void **state)
+{
+    npo_error error = {0};
+    parts p;
+    make_right_file(NPO_OPTIMIZER_ADAMW);
+    parts_open(&p);
+    keys = LAST_KEY;
+    p.metadata[1].value = "1";
+    assert_int_equal(load_parts(&p, p.count, &error), NPO_OK);
+    p.metadata[1].value = "2";
+    assert_int_equal(load_parts(&p, p.count, &error), NPO_E_FORMAT);
+    keys = KEYS;
+    parts_close(&p);
+}
+
 /* Cut off anywhere, the file is refused. */
 static void test_checkpoint_load_refuses_a_truncated_file(void **state)
 {
     npo_buf buf = NPO_BUF_INIT;
     npo_error error = {0};
-    make_right_file();
+    make_right_file(NPO_OPTIMIZER_ADAMW);
     assert_int_equal(npo_file_read(path, 64 << 20, &buf, &error), NPO_OK);
     npo_trainer *trainer = small_trainer(&unet, NULL, 2);
     npo_checkpoint_sets sets = sets_of(trainer);
@@ -302,6 +356,8 @@ int main(void)
         cmocka_unit_test(test_checkpoint_reads_some_of_the_sets),
         cmocka_unit_test(test_checkpoint_load_refuses_wrong_metadata),
         cmocka_unit_test(test_checkpoint_load_refuses_wrong_tensors),
+        cmocka_unit_test(test_checkpoint_load_refuses_wrong_8bit_state),
+        cmocka_unit_test(test_checkpoint_load_reads_version_1),
         cmocka_unit_test(test_checkpoint_load_refuses_a_truncated_file),
         cmocka_unit_test(test_checkpoint_save_reports_a_path_that_cannot_be),
     };

@@ -99,7 +99,7 @@ static void train(npo_trainer *trainer, const npo_segment *segment)
 static npo_checkpoint_sets sets_of(npo_trainer *trainer)
 {
     return (npo_checkpoint_sets){npo_trainer_student(trainer), npo_trainer_ema(trainer),
-                                 npo_trainer_exp_avg(trainer), npo_trainer_exp_avg_sq(trainer)};
+                                 npo_trainer_moments(trainer)};
 }
 
 static npo_trainer *run_fused(double w)

@@ -36,8 +36,7 @@ static const char *file_of(int rank)
 static npo_err save(npo_trainer *trainer, const char *path)
 {
     const npo_checkpoint_sets sets = {npo_trainer_student(trainer), npo_trainer_ema(trainer),
-                                      npo_trainer_exp_avg(trainer),
-                                      npo_trainer_exp_avg_sq(trainer)};
+                                      npo_trainer_moments(trainer)};
     const npo_checkpoint_meta meta = {.step = npo_trainer_step_count(trainer)};
     return npo_checkpoint_save(path, &sets, &meta, NULL);
 }
@@ -136,23 +135,25 @@ static void test_ranks_train_as_one(void **state)
         assert_int_equal(npo_trainer_step(whole, &batch, &result, NULL), NPO_OK);
         npo_batch_fini(&batch);
     }
-    npo_params *student = NULL, *exp_avg = NULL;
+    npo_params *student = NULL;
+    npo_moments *moments = NULL;
     npo_checkpoint_meta meta;
     assert_int_equal(npo_params_new(unet.layout, &student), NPO_OK);
-    assert_int_equal(npo_params_new(unet.layout, &exp_avg), NPO_OK);
-    const npo_checkpoint_sets sets = {.student = student, .exp_avg = exp_avg};
+    assert_int_equal(npo_moments_new(unet.layout, NPO_OPTIMIZER_ADAMW, &moments), NPO_OK);
+    const npo_checkpoint_sets sets = {.student = student, .moments = moments};
     assert_int_equal(npo_checkpoint_load(file_of(0), &sets, &meta, NULL), NPO_OK);
     assert_int_equal(meta.step, STEPS);
     /* First moments are linear in the gradients, so they show the average without Adam's signs. */
     double difference = 0, size_of = 0;
-    const float *a = npo_params_data(exp_avg), *b = npo_params_data(npo_trainer_exp_avg(whole));
+    const float *a = npo_moments_at(moments, NPO_EXP_AVG, 0).values;
+    const float *b = npo_moments_at(npo_trainer_moments(whole), NPO_EXP_AVG, 0).values;
     for (size_t i = 0; i < npo_layout_floats(unet.layout); i++) {
         difference += pow((double)a[i] - (double)b[i], 2);
         size_of += pow((double)b[i], 2);
     }
     assert_true(size_of > 0 && sqrt(difference / size_of) < 1e-2);
     npo_params_free(student);
-    npo_params_free(exp_avg);
+    npo_moments_free(moments);
     npo_trainer_free(whole);
     small_unet_fini(&unet);
 }

@@ -134,18 +134,17 @@ static void test_step_update_is_adamw_and_ema(void **state)
     npo_trainer_update(trainer, 5, 0.01);
     assert_int_equal(npo_trainer_step_count(trainer), 1);
     const double gradient[3] = {0.6, -0.8, 0};
+    /* In f32 the moments lie as the sets do. */
+    const float *exp_avg = npo_moments_at(npo_trainer_moments(trainer), NPO_EXP_AVG, 0).values;
     for (int k = 0; k < 3; k++) {
         double base = (double)npo_params_data(unet.params)[at + (size_t)k], g = gradient[k];
         double moved = g == 0 ? 0 : 0.01 * g / (fabs(g) + 1e-8);
         double student = base * (1 - 0.01 * 0.01) - moved, ema = 0.9 * base + 0.1 * student;
-        assert_true(fabs((double)npo_params_data(npo_trainer_grads(trainer))[at + (size_t)k] - g) <
-                    1e-5);
         assert_true(fabs((double)npo_params_data(npo_trainer_student(trainer))[at + (size_t)k] -
                          student) < 1e-6);
         assert_true(fabs((double)npo_params_data(npo_trainer_ema(trainer))[at + (size_t)k] - ema) <
                     1e-6);
-        assert_true(fabs((double)npo_params_data(npo_trainer_exp_avg(trainer))[at + (size_t)k] -
-                         0.1 * g) < 1e-6);
+        assert_true(fabs((double)exp_avg[at + (size_t)k] - 0.1 * g) < 1e-6);
     }
     npo_trainer_free(trainer);
 }
@@ -158,13 +157,14 @@ static void test_step_leaves_small_gradients_unclipped(void **state)
     memset(grads, 0, floats * sizeof *grads);
     grads[0] = 0.5f;
     npo_trainer_update(trainer, 0.5, 0.01);
-    assert_true(npo_params_data(npo_trainer_grads(trainer))[0] == 0.5f);
+    const float *exp_avg = npo_moments_at(npo_trainer_moments(trainer), NPO_EXP_AVG, 0).values;
+    assert_true(fabs((double)exp_avg[0] - 0.05) < 1e-7);
     npo_train_hyper hyper = small_hyper;
     hyper.clip = 0;
     npo_trainer_set_hyper(trainer, &hyper);
     npo_params_edit(npo_trainer_edit_grads(trainer))[0] = 50;
     npo_trainer_update(trainer, 50, 0.01);
-    assert_true(npo_params_data(npo_trainer_grads(trainer))[0] == 50);
+    assert_true(fabs((double)exp_avg[0] - (0.9 * 0.05 + 0.1 * 50)) < 1e-5);
     npo_trainer_free(trainer);
 }
 

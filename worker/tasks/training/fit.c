@@ -33,10 +33,10 @@ static npo_err hash_hyper(const npo_job *job, npo_hash *ret_hash)
     npo_buf_printf(&buf,
                    "{\"batch\":%lld,\"beta1\":%.17g,\"beta2\":%.17g,\"clip\":%.17g,"
                    "\"ema_decay\":%.17g,\"eps\":%.17g,\"loss\":%d,\"lr\":%.17g,\"lr_schedule\":%d,"
-                   "\"seed\":%lld,\"warmup_steps\":%lld,\"weight_decay\":%.17g}",
+                   "\"optimizer\":%d,\"seed\":%lld,\"warmup_steps\":%lld,\"weight_decay\":%.17g}",
                    (long long)train->batch, train->beta1, train->beta2, train->clip,
                    train->ema_decay, train->eps, train->loss, train->lr, train->lr_schedule,
-                   (long long)job->seed, (long long)train->warmup_steps, train->weight_decay);
+                   train->optimizer, (long long)job->seed, (long long)train->warmup_steps, train->weight_decay);
     npo_err err = npo_buf_err(&buf);
     if (err == NPO_OK)
         *ret_hash = npo_hash_bytes(buf.data, buf.len);
@@ -72,7 +72,7 @@ npo_err npo_fit_check_step(npo_context *ctx, const npo_checkpoint_meta *meta, in
 static npo_checkpoint_sets trainer_sets(npo_trainer *trainer)
 {
     return (npo_checkpoint_sets){npo_trainer_student(trainer), npo_trainer_ema(trainer),
-                                 npo_trainer_exp_avg(trainer), npo_trainer_exp_avg_sq(trainer)};
+                                 npo_trainer_moments(trainer)};
 }
 
 static npo_err load_state(npo_fit *fit, const char *path)
@@ -123,6 +123,7 @@ static npo_err new_trainer(npo_fit *fit)
         .micro_batch = fit->slots->micro_batch,
         .loss = (npo_loss_kind)job->train.loss,
         .huber_c = job->train.huber_c,
+        .optimizer = (npo_optimizer_kind)job->train.optimizer,
         .hyper = npo_fit_hyper(job),
     };
     return npo_trainer_new(&options, &fit->trainer, ctx->error);

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SETS = 5, STUDENT = 0, EMA, EXP_AVG, EXP_AVG_SQ, GRADS };
+enum { STUDENT, EMA, GRADS, SETS };
 
 typedef struct {
     npo_context *ctx;
@@ -21,6 +21,7 @@ typedef struct {
     npo_graph *graph;
     npo_order *order;
     npo_params *sets[SETS];
+    npo_moments *moments;
     float *images; /* inputs of the graph, [batch, ...] */
     int32_t *labels;
     const float *loss;
@@ -68,9 +69,11 @@ static npo_err load_state(classifier *c)
         if (err != NPO_OK)
             return npo_context_fail(c->ctx, err, "weights");
     }
+    npo_err err = npo_moments_new(c->layout, NPO_OPTIMIZER_ADAMW, &c->moments);
+    if (err != NPO_OK)
+        return npo_context_fail(c->ctx, err, "optimizer");
     if (path) {
-        npo_checkpoint_sets sets = {c->sets[STUDENT], c->sets[EMA], c->sets[EXP_AVG],
-                                    c->sets[EXP_AVG_SQ]};
+        npo_checkpoint_sets sets = {c->sets[STUDENT], c->sets[EMA], c->moments};
         NPO_TRY(npo_checkpoint_load(path, &sets, &meta, c->ctx->error));
     } else {
         NPO_TRY(npo_random_weights(c->sets[STUDENT], (uint64_t)c->ctx->task->spec->seed,
@@ -93,20 +96,24 @@ static void fill_batch(classifier *c)
 }
 
 /* Clipping, AdamW and EMA as the denoiser's trainer has them. */
-static void update(classifier *c, const npo_train_hyper *hyper, npo_train_result *result)
+static void update_weights(classifier *c, const npo_train_hyper *hyper, npo_train_result *result)
 {
     npo_backend *backend = npo_loaded_backend(c->ctx->cache);
-    size_t n = npo_layout_floats(c->layout);
-    npo_adamw adamw = {(float)result->lr, (float)hyper->beta1,        (float)hyper->beta2,
-                       (float)hyper->eps, (float)hyper->weight_decay, c->step + 1};
-    if (hyper->clip > 0 && result->grad_norm > hyper->clip)
-        npo_vec_scale(backend, n, (float)(hyper->clip / result->grad_norm),
-                      npo_params_edit(c->sets[GRADS]));
-    npo_vec_adamw(backend, n, adamw, npo_params_data(c->sets[GRADS]),
-                  npo_params_edit(c->sets[STUDENT]), npo_params_edit(c->sets[EXP_AVG]),
-                  npo_params_edit(c->sets[EXP_AVG_SQ]));
-    npo_vec_lerp(backend, n, (float)(1 - hyper->ema_decay), npo_params_data(c->sets[STUDENT]),
-                 npo_params_edit(c->sets[EMA]));
+    bool clips = hyper->clip > 0 && result->grad_norm > hyper->clip;
+    const npo_update update = {
+        .adamw = {.lr = (float)result->lr,
+                  .beta1 = (float)hyper->beta1,
+                  .beta2 = (float)hyper->beta2,
+                  .eps = (float)hyper->eps,
+                  .weight_decay = (float)hyper->weight_decay,
+                  .step = c->step + 1},
+        .grad_scale = clips ? (float)(hyper->clip / result->grad_norm) : 1,
+        .ema_weight = (float)(1 - hyper->ema_decay),
+        .grad = npo_params_data(c->sets[GRADS]),
+        .param = npo_params_edit(c->sets[STUDENT]),
+        .ema = npo_params_edit(c->sets[EMA]),
+    };
+    npo_moments_update(c->moments, backend, &update);
 }
 
 static void report(classifier *c, const npo_train_result *result)
@@ -139,7 +146,7 @@ static npo_err take_step(classifier *c)
         return npo_error_set(c->ctx->error, NPO_E_DIVERGED,
                              "step %lld of the classifier: loss %g, gradient norm %g",
                              (long long)c->step, result.loss, result.grad_norm);
-    update(c, &hyper, &result);
+    update_weights(c, &hyper, &result);
     c->step++;
     npo_crash_point("train.step");
     report(c, &result);
@@ -149,8 +156,7 @@ static npo_err take_step(classifier *c)
 static npo_err save(classifier *c)
 {
     npo_context *ctx = c->ctx;
-    npo_checkpoint_sets sets = {c->sets[STUDENT], c->sets[EMA], c->sets[EXP_AVG],
-                                c->sets[EXP_AVG_SQ]};
+    npo_checkpoint_sets sets = {c->sets[STUDENT], c->sets[EMA], c->moments};
     npo_checkpoint_meta meta;
     char *path = NULL;
     NPO_TRY(npo_fit_meta(ctx, ctx->task->spec->train.batch, c->step, &meta));
@@ -206,6 +212,7 @@ npo_err npo_kind_train_classifier(npo_context *ctx)
     npo_err err = train(&c);
     for (int i = 0; i < SETS; i++)
         npo_params_free(c.sets[i]);
+    npo_moments_free(c.moments);
     npo_order_free(c.order);
     npo_graph_free(c.graph);
     npo_layout_unref(c.layout);
