@@ -106,4 +106,21 @@ npo_err npo_graph_forward(npo_graph *graph, const npo_params *params,
 npo_err npo_graph_backward(npo_graph *graph, const npo_params *params, float scale,
                            npo_params *grads, npo_error *error) NPO_MUST_CHECK;
 
+/* ---- watching (bench/profile) ---- */
+
+/* One op of a run that has just ended. Borrows all. */
+typedef struct {
+    const char *name; /* "conv2d" */
+    size_t index;     /* among the graph's ops as they were recorded */
+    bool backward;
+    const npo_shape *a, *b, *out; /* first operands, b NULL where there is one; output */
+    double flops;
+    int64_t ns;
+} npo_op_time;
+typedef void (*npo_op_observer)(void *context, const npo_op_time *time);
+
+/* observer is called after every op of every run from now on, recomputed ones too; NULL: no more.
+ */
+void npo_graph_observe(npo_graph *graph, npo_op_observer observer, void *context);
+
 #endif

@@ -1,6 +1,8 @@
 /* Running a planned graph. */
 #include "kernels/graph/state.h"
 
+#include "common/clock.h"
+
 #include <assert.h>
 #include <string.h>
 
@@ -194,6 +196,30 @@ static void fill_args(const run *r, const npo_graph_call *call, npo_op_args *arg
     }
 }
 
+void npo_graph_observe(npo_graph *graph, npo_op_observer observer, void *context)
+{
+    graph->observer = observer;
+    graph->observer_context = context;
+}
+
+static void tell_observer(const npo_graph *g, const npo_graph_call *call, int64_t began_ns)
+{
+    const npo_op_desc *desc = &g->steps[call->node].work.desc;
+    const npo_op_rule *rule = npo_op_rule_of(desc->kind);
+    const bool backward = call->side == NPO_PACK_BACKWARD;
+    npo_op_time time = {
+        .name = rule->name,
+        .index = (size_t)call->node,
+        .backward = backward,
+        .a = &desc->in[0],
+        .b = desc->given & 2 ? &desc->in[1] : NULL,
+        .out = &desc->out,
+        .flops = backward ? rule->flops_backward(desc) : rule->flops(desc),
+        .ns = npo_clock_ns() - began_ns,
+    };
+    g->observer(g->observer_context, &time);
+}
+
 static npo_err run_calls(const run *r, size_t first, size_t last, npo_error *error)
 {
     npo_backend *be = r->graph->backend;
@@ -201,12 +227,15 @@ static npo_err run_calls(const run *r, size_t first, size_t last, npo_error *err
         const npo_graph_call *call = &r->graph->calls[i];
         const npo_op_work *work = &r->graph->steps[call->node].work;
         npo_op_args args;
+        const int64_t began_ns = r->graph->observer ? npo_clock_ns() : 0;
         fill_args(r, call, &args);
         widen(r, call);
         NPO_TRY(explain_packing(take_weights(r, call, &args), error));
         NPO_TRY(call->side == NPO_PACK_FORWARD ? be->ops->op_forward(be, work, &args, error)
                                                : be->ops->op_backward(be, work, &args, error));
         narrow(r, call);
+        if (r->graph->observer)
+            tell_observer(r->graph, call, began_ns);
     }
     return NPO_OK;
 }

@@ -122,6 +122,8 @@ struct npo_graph {
     uint64_t slot_clock;
     uint64_t stamp; /* of the last forward; 0: none */
     uint64_t forward_version;
+    npo_op_observer observer; /* or NULL */
+    void *observer_context;
 };
 
 static inline npo_graph_value *npo_graph_at(const npo_graph *graph, npo_value value)

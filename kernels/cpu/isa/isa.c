@@ -50,4 +50,5 @@ const npo_cpu_kernels NPO_ISA_TABLE = {
     .widen_bf16 = widen_bf16,
     .narrow_bf16 = narrow_bf16,
     .round_bf16 = round_bf16,
+    .multiply_adds = multiply_adds,
 };

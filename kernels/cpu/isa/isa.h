@@ -112,6 +112,9 @@ typedef struct {
     void (*widen_bf16)(size_t n, const uint16_t *x, float *y);
     void (*narrow_bf16)(size_t n, const float *x, uint16_t *y);
     void (*round_bf16)(size_t n, const float *x, float *y);
+
+    /* Multiply-adds on registers alone: what a core can reach. Returns the flops done. */
+    double (*multiply_adds)(size_t rounds);
 } npo_cpu_kernels;
 
 size_t npo_attention_scratch(const npo_attention_sizes *sizes); /* floats; a multiple of 16 */

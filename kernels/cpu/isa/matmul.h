@@ -74,3 +74,24 @@ static void product_run(const product *p)
             product_rows(p, TILE_VECTORS, j, m);
     }
 }
+
+/* Ten sums at once hide the latency of a multiply-add. */
+static double multiply_adds(size_t rounds)
+{
+    const vf x = vf_set(0.5f), y = vf_set(0.25f);
+    vf a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x, i = x, j = x;
+    for (size_t round = 0; round < rounds; round++) {
+        a = vf_fma(a, x, y);
+        b = vf_fma(b, x, y);
+        c = vf_fma(c, x, y);
+        d = vf_fma(d, x, y);
+        e = vf_fma(e, x, y);
+        f = vf_fma(f, x, y);
+        g = vf_fma(g, x, y);
+        h = vf_fma(h, x, y);
+        i = vf_fma(i, x, y);
+        j = vf_fma(j, x, y);
+    }
+    float done = vf_sum(a + b + c + d + e + f + g + h + i + j);
+    return done < 0 ? 0 : (double)rounds * 10 * VW * 2;
+}

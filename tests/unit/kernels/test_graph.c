@@ -89,6 +89,43 @@ static void test_graph_adds_up_gradients_of_a_value_used_often(void **state)
     npo_layout_unref(layout);
 }
 
+typedef struct {
+    size_t forward, backward, last_forward;
+    double flops;
+} watched;
+
+static void watch(void *context, const npo_op_time *time)
+{
+    watched *w = context;
+    assert_non_null(time->name);
+    assert_true(time->ns >= 0 && time->a && time->out);
+    *(time->backward ? &w->backward : &w->forward) += 1;
+    if (time->backward)
+        assert_true(time->index <= w->last_forward);
+    else
+        w->last_forward = time->index;
+    w->flops += time->flops;
+}
+
+static void test_graph_shows_each_op_to_an_observer(void **state)
+{
+    network n;
+    watched w = {0};
+    network_open(&n, (network_options){.n = 2, .loss = true});
+    network_fill_params(n.params, 3);
+    network_feed(&n, 0);
+    npo_graph_observe(n.graph, watch, &w);
+    network_forward(&n, n.params);
+    assert_true(w.forward > 0 && w.backward == 0 && w.flops > 0);
+    network_backward(&n, 1);
+    assert_true(w.backward > 0);
+    watched before = w;
+    npo_graph_observe(n.graph, NULL, NULL);
+    network_forward(&n, n.params);
+    assert_memory_equal(&w, &before, sizeof w);
+    network_close(&n);
+}
+
 static void test_graph_adds_up_micro_batches_with_scale(void **state)
 {
     network whole, half;
@@ -535,6 +572,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_graph_adds_up_gradients_of_a_value_used_often),
+        cmocka_unit_test(test_graph_shows_each_op_to_an_observer),
         cmocka_unit_test(test_graph_adds_up_micro_batches_with_scale),
         cmocka_unit_test(test_graph_fusion_changes_no_result),
         cmocka_unit_test(test_graph_runs_give_the_same_bytes),
