@@ -1,10 +1,12 @@
 /* vae.safetensors beside vae/: image [N,3,H,W] -> mean and logvar; latent (not scaled) [N,C,h,w] ->
- * decoded. */
+ * decoded. Where it has `tile` (side of the latent's tiles), the same as tiled.mean, tiled.logvar
+ * and tiled.decoded. */
 #include "tests/reference/case.h"
 
 #include "common/file.h"
 #include "worker/model/vae.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct {
@@ -12,6 +14,7 @@ typedef struct {
     npo_autoencoder_config config;
     npo_vae *vae;
     npo_safetensors *file;
+    const char *prefix; /* of the tensors compared with: "" or "tiled." */
     case_worst encoded, decoded;
 } vae_case;
 
@@ -39,15 +42,23 @@ static npo_err prepare(const vae_case *c, const char *name, const npo_tensor **r
     return case_read(*ret_tensor, ret_values, error);
 }
 
+static npo_err prepare_output(const vae_case *c, const char *name, const npo_tensor **ret_tensor,
+                              float **ret_values, npo_error *error)
+{
+    char full[64];
+    snprintf(full, sizeof full, "%s%s", c->prefix, name);
+    return prepare(c, full, ret_tensor, ret_values, error);
+}
+
 static npo_err compare_encoder(vae_case *c, npo_error *error)
 {
     const npo_tensor *image, *mean, *logvar;
     float *x = NULL, *means = NULL, *logvars = NULL;
     npo_err err = prepare(c, "image", &image, &x, error);
     if (!err)
-        err = prepare(c, "mean", &mean, &means, error);
+        err = prepare_output(c, "mean", &mean, &means, error);
     if (!err)
-        err = prepare(c, "logvar", &logvar, &logvars, error);
+        err = prepare_output(c, "logvar", &logvar, &logvars, error);
     for (int64_t n = 0; !err && n < image->dims[0]; n++)
         err = npo_vae_moments(c->vae, x + (size_t)n * image->count / (size_t)image->dims[0],
                               image->dims[2], image->dims[3],
@@ -72,7 +83,7 @@ static npo_err compare_decoder(vae_case *c, npo_error *error)
     float *z = NULL, *images = NULL;
     npo_err err = prepare(c, "latent", &latent, &z, error);
     if (!err)
-        err = prepare(c, "decoded", &decoded, &images, error);
+        err = prepare_output(c, "decoded", &decoded, &images, error);
     for (size_t i = 0; !err && i < latent->count; i++)
         z[i] = (z[i] - c->config.latent_shift) * c->config.latent_scale;
     for (int64_t n = 0; !err && n < latent->dims[0]; n++)
@@ -89,17 +100,38 @@ static npo_err compare_decoder(vae_case *c, npo_error *error)
     return err;
 }
 
+static npo_err compare(vae_case *c, const char *prefix, npo_error *error)
+{
+    c->prefix = prefix;
+    c->encoded = c->decoded = (case_worst){0};
+    NPO_TRY(compare_encoder(c, error));
+    return compare_decoder(c, error);
+}
+
+static npo_err compare_tiled(vae_case *c, case_env *env, npo_error *error)
+{
+    const npo_tensor *tile = npo_safetensors_find(c->file, "tile");
+    int64_t side;
+    if (!tile)
+        return NPO_OK;
+    npo_tensor_read_i64(tile, 0, 1, &side);
+    npo_vae_set_tile(c->vae, side);
+    NPO_TRY(compare(c, "tiled.", error));
+    case_report(env, "-tiled-encode", &c->encoded, CASE_OUTPUT_TOLERANCE);
+    case_report(env, "-tiled-decode", &c->decoded, CASE_OUTPUT_TOLERANCE);
+    return NPO_OK;
+}
+
 npo_err case_run_vae(case_env *env, npo_error *error)
 {
     vae_case c = {0};
     npo_err err = load(&c, env, error);
     if (!err)
-        err = compare_encoder(&c, error);
-    if (!err)
-        err = compare_decoder(&c, error);
+        err = compare(&c, "", error);
     if (!err) {
         case_report(env, "-encode", &c.encoded, CASE_OUTPUT_TOLERANCE);
         case_report(env, "-decode", &c.decoded, CASE_OUTPUT_TOLERANCE);
+        err = compare_tiled(&c, env, error);
     }
     npo_vae_free(c.vae);
     npo_folder_fini(&c.folder);

@@ -7,6 +7,7 @@
 #include "worker/model/folder.h"
 #include "worker/model/networks/unet_config.h"
 #include "worker/model/text/tokenizer.h"
+#include "worker/model/vae_tiles.h"
 
 #include <limits.h>
 
@@ -108,6 +109,33 @@ static npo_err read_config(npo_error *error)
     return npo_unet_config_load(GOLDEN("unet-depths/unet/config.json"), &config, error);
 }
 
+static npo_err read_vae_config(npo_error *error)
+{
+    npo_autoencoder_config config;
+    return npo_autoencoder_config_load(GOLDEN("vae-tiny/vae/config.json"), &config, error);
+}
+
+static npo_err copy_tile(void *self, const float *in, int64_t height, int64_t width, float *ret_out,
+                         npo_error *error)
+{
+    memcpy(ret_out, in, (size_t)(height * width) * sizeof *in);
+    return NPO_OK;
+}
+
+static npo_err tile(npo_error *error)
+{
+    float in[9 * 7] = {1}, out[9 * 7];
+    const npo_vae_tiling tiling = {.height = 9,
+                                   .width = 7,
+                                   .tile = 4,
+                                   .in_scale = 1,
+                                   .in_channels = 1,
+                                   .out_scale = 1,
+                                   .out_channels = 1,
+                                   .run = copy_tile};
+    return npo_vae_tiling_run(&tiling, in, out, error);
+}
+
 static npo_err tokenize(npo_error *error)
 {
     static const char text[] = "A caf\xc3\xa9 e\xcc\x81 <|endoftext|> 3 words";
@@ -166,6 +194,8 @@ static void test_nomem_is_an_error_of_every_operation(void **state)
         {"load", load},
         {"complain", complain},
         {"read_config", read_config},
+        {"read_vae_config", read_vae_config},
+        {"tile", tile},
         {"open_folder", open_folder},
         {"save_folder", save_folder},
     };

@@ -117,6 +117,82 @@ static void test_vae_decodes_the_goldens(void **state)
     }
 }
 
+/* What diffusers computes in tiles, with edges of every kind. */
+static void test_vae_tiles_as_diffusers_does(void **state)
+{
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        vae_case c;
+        open_case(&c, cases[i].name);
+        float *mean = calloc(c.mean_floats, sizeof *mean), *logvar = calloc(c.mean_floats, 4);
+        float *image = calloc(c.decoded_floats, sizeof *image);
+        float *means = golden_values(c.file, "tiled.mean");
+        float *logvars = golden_values(c.file, "tiled.logvar");
+        float *decoded = golden_values(c.file, "tiled.decoded");
+        int64_t tile;
+        npo_tensor_read_i64(npo_safetensors_find(c.file, "tile"), 0, 1, &tile);
+        npo_vae_set_tile(c.vae, tile);
+        assert_ok(npo_vae_moments(c.vae, c.image, c.height, c.width, mean, logvar, &error));
+        assert_int_equal(npo_vae_tile(c.vae), tile);
+        assert_true(relative_error(mean, means, c.mean_floats) <= 1e-4);
+        assert_true(relative_error(logvar, logvars, c.mean_floats) <= 1e-4);
+        for (size_t k = 0; k < c.latent_floats; k++)
+            c.latent[k] = (c.latent[k] - cases[i].shift) * cases[i].scale;
+        assert_ok(npo_vae_decode(c.vae, c.latent, c.latent_height, c.latent_width, image, &error));
+        assert_true(relative_error(image, decoded, c.decoded_floats) <= 1e-4);
+        free(mean);
+        free(logvar);
+        free(image);
+        free(means);
+        free(logvars);
+        free(decoded);
+        close_case(&c);
+    }
+}
+
+static npo_err decode(const vae_case *c, float *ret_image)
+{
+    npo_error error = {0};
+    return npo_vae_decode(c->vae, c->latent, 9, 13, ret_image, &error);
+}
+
+/* A limit that grows: first nothing fits, then tiles, then the whole. */
+static void test_vae_takes_tiles_where_memory_is_short(void **state)
+{
+    vae_case c;
+    open_case(&c, "vae-tiny"); /* 9 x 13 positions */
+    size_t bytes = c.decoded_floats * sizeof(float), steps[3] = {0};
+    float *whole = malloc(bytes), *tiled = malloc(bytes), *image = malloc(bytes);
+    assert_ok(npo_vae_decode(c.vae, c.latent, 9, 13, whole, &error));
+    assert_int_equal(npo_vae_tile(c.vae), 0);
+    npo_vae_set_tile(c.vae, 8);
+    assert_ok(npo_vae_decode(c.vae, c.latent, 9, 13, tiled, &error));
+    assert_int_equal(npo_vae_tile(c.vae), 8);
+    npo_vae_set_tile(c.vae, 0);
+    for (size_t limit = 16 << 10; !steps[2]; limit += 16 << 10) {
+        npo_vae_limit_memory(c.vae, limit);
+        npo_err err = decode(&c, image);
+        int step = err ? 0 : npo_vae_tile(c.vae) ? 1 : 2;
+        assert_true(step != 0 || err == NPO_E_NOMEM);
+        assert_true(step >= 1 || steps[1] == 0); /* more memory never takes it back */
+        steps[step]++;
+        if (step)
+            assert_true(relative_error(image, step == 1 ? tiled : whole, c.decoded_floats) <= 1e-6);
+        if (step == 1) /* the choice is kept */
+            assert_ok(npo_vae_decode(c.vae, c.latent, 9, 13, image, &error));
+    }
+    assert_true(steps[0] && steps[1]);
+    npo_vae_limit_memory(c.vae, 16 << 10);
+    assert_fails(NPO_E_NOMEM, "cannot plan the VAE for a latent of 8 x 8: ",
+                 npo_vae_decode(c.vae, c.latent, 9, 13, image, &error));
+    npo_vae_limit_memory(c.vae, 1);
+    assert_fails(NPO_E_NOMEM, "0 KiB of picture, expected at most 0 KiB",
+                 npo_vae_encode(c.vae, c.image, 4, 4, image, &error));
+    free(whole);
+    free(tiled);
+    free(image);
+    close_case(&c);
+}
+
 static void test_vae_refuses_sides_that_the_factor_does_not_divide(void **state)
 {
     vae_case c;
@@ -164,6 +240,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vae_encodes_the_goldens),
         cmocka_unit_test(test_vae_decodes_the_goldens),
+        cmocka_unit_test(test_vae_tiles_as_diffusers_does),
+        cmocka_unit_test(test_vae_takes_tiles_where_memory_is_short),
         cmocka_unit_test(test_vae_refuses_sides_that_the_factor_does_not_divide),
         cmocka_unit_test(test_vae_names_what_is_wrong_with_its_files),
     };
