@@ -99,7 +99,7 @@ static const npo_job_row top[] = {
     {TREE("data", ANY, data), WITH_DATA, NPO_FOR_DIFFUSION | NPO_FOR_CLASSIFIER,
      "folder of IDX files, or of PNG files and captions.jsonl"},
     {TREE("prompts", ARRAY, job.prompts), PROMPTED, NPO_FOR_SAMPLE,
-     "prompts (IDX data: by label); npoctl also takes the path of a text file, one a line"},
+     "prompts (IDX data: by label); npoctl also takes the path of a file, see npoctl.md"},
     {INT("height", job.height, 0, NPO_IMAGE_SIDE_MAX), PROMPTED, NONE,
      "of the images in pixels, a multiple of the VAE's factor; 0: as the model was trained"},
     {INT("width", job.width, 0, NPO_IMAGE_SIDE_MAX), PROMPTED, NONE, "the same"},

@@ -2,6 +2,7 @@
 
 #include "common/bounds.h"
 #include "common/file.h"
+#include "ctl/job/prompt_file.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -82,40 +83,78 @@ static npo_err make_absolute(cJSON *json, const char *dotted, const char *dir, n
     return replace(json, dotted, item, error);
 }
 
-/* One prompt a line; empty lines are no prompts. */
-static npo_err split_lines(char *text, cJSON *list, npo_error *error)
+/* Puts a list into sample.KEY, which the job must not name itself. Takes the list. */
+static npo_err set_in_sample(cJSON *json, const char *key, const char *path, cJSON *list_take,
+                             npo_error *error)
 {
-    char *rest = NULL;
-    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-        size_t len = strlen(line);
-        if (len > 0 && line[len - 1] == '\r')
-            line[len - 1] = '\0';
-        if (*line && !cJSON_AddItemToArray(list, cJSON_CreateString(line)))
-            return no_memory(error);
+    cJSON *sample = cJSON_GetObjectItemCaseSensitive(json, "sample");
+    if (cJSON_GetObjectItemCaseSensitive(sample, key)) {
+        cJSON_Delete(list_take);
+        return npo_error_set(error, NPO_E_USAGE,
+                             "sample.%s: '%s' has one for each prompt, and the job names it as "
+                             "well: leave one of them out",
+                             key, path);
+    }
+    if (!sample)
+        sample = cJSON_AddObjectToObject(json, "sample");
+    if (!cJSON_AddItemToObject(sample, key, list_take)) {
+        cJSON_Delete(list_take);
+        return no_memory(error);
     }
     return NPO_OK;
 }
 
+/* A line without a seed has the job's, counted on by lines, so that no two are alike. */
+static npo_err fill_seeds(const cJSON *json, cJSON *seeds, npo_error *error)
+{
+    const cJSON *sample = cJSON_GetObjectItemCaseSensitive(json, "sample");
+    double seed = npo_json_number(sample, "seed", 0);
+    int i = 0;
+    for (const cJSON *item = seeds->child; item; item = item->next, i++) {
+        if (!cJSON_IsNull(item))
+            continue;
+        cJSON *own = cJSON_CreateNumber(seed + i);
+        if (!own || !cJSON_ReplaceItemInArray(seeds, i, own)) {
+            cJSON_Delete(own);
+            return no_memory(error);
+        }
+        item = own;
+    }
+    return NPO_OK;
+}
+
+static npo_err adopt_prompts(cJSON *json, const char *path, npo_prompt_file *file, npo_error *error)
+{
+    if (file->seeds)
+        NPO_TRY(fill_seeds(json, file->seeds, error));
+    cJSON *lists[] = {file->negatives, file->seeds};
+    static const char *const keys[] = {"negative_prompt", "seeds"};
+    file->negatives = file->seeds = NULL;
+    npo_err err = NPO_OK;
+    for (int i = 0; i < 2; i++) {
+        if (lists[i] && !err)
+            err = set_in_sample(json, keys[i], path, lists[i], error);
+        else
+            cJSON_Delete(lists[i]);
+    }
+    if (!err) {
+        cJSON *prompts = file->prompts;
+        file->prompts = NULL;
+        err = replace(json, "prompts", prompts, error);
+    }
+    return err;
+}
+
 static npo_err read_prompts(cJSON *json, const char *dir, npo_error *error)
 {
+    npo_prompt_file file = {0};
     NPO_TRY(make_absolute(json, "prompts", dir, error));
     const char *path = path_at(json, "prompts");
-    npo_buf text = NPO_BUF_INIT;
     if (!path)
         return NPO_OK;
-    cJSON *list = cJSON_CreateArray();
-    npo_err err =
-        list ? npo_file_read(path, NPO_JOB_FILE_BYTES_MAX, &text, error) : no_memory(error);
-    if (!err && text.data)
-        err = split_lines(text.data, list, error);
-    if (!err && cJSON_GetArraySize(list) == 0)
-        err = npo_error_set(error, NPO_E_USAGE, "prompts: '%s' holds none", path);
-    if (err)
-        npo_error_prefix(error, err, "prompts");
-    npo_buf_fini(&text);
-    if (!err)
-        return replace(json, "prompts", list, error);
-    cJSON_Delete(list);
+    NPO_TRY(npo_prompt_file_read(path, &file, error));
+    npo_err err = adopt_prompts(json, path, &file, error);
+    npo_prompt_file_fini(&file);
     return err;
 }
 
@@ -262,6 +301,36 @@ static npo_err check_path(const char *key, const char *path, npo_error *error)
     return NPO_OK;
 }
 
+/* Pixels a latent position on each side, of the VAE in a local folder; 1 where there is none, or
+ * where only a worker can tell what is wrong with it. */
+static int vae_factor(const char *model)
+{
+    cJSON *config = NULL;
+    char *path = npo_file_join(model, "vae/config.json");
+    int levels = 1;
+    if (path && npo_json_load(path, NPO_JOB_FILE_BYTES_MAX, &config, NULL) == NPO_OK)
+        levels = cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(config, "block_out_channels"));
+    cJSON_Delete(config);
+    free(path);
+    return levels > 1 && levels < 16 ? 1 << (levels - 1) : 1;
+}
+
+static npo_err check_resolution(const npo_job *job, npo_error *error)
+{
+    const struct {
+        const char *key;
+        int64_t pixels;
+    } sides[] = {{"height", job->height}, {"width", job->width}};
+    int factor = job->model.path ? vae_factor(job->model.path) : 1;
+    for (size_t i = 0; i < NPO_ARRAY_COUNT(sides); i++)
+        if (sides[i].pixels % factor != 0)
+            return npo_error_set(error, NPO_E_USAGE,
+                                 "%s: found %lld pixels, expected a multiple of %d as the VAE of "
+                                 "'%s' needs",
+                                 sides[i].key, (long long)sides[i].pixels, factor, job->model.path);
+    return NPO_OK;
+}
+
 npo_err npo_job_file_check(const cJSON *json, npo_job *ret_job, npo_error *error)
 {
     NPO_TRY(npo_job_read(json, ret_job, error));
@@ -271,7 +340,7 @@ npo_err npo_job_file_check(const cJSON *json, npo_job *ret_job, npo_error *error
         if (path)
             NPO_TRY(check_path(*key, path, error));
     }
-    return NPO_OK;
+    return check_resolution(ret_job, error);
 }
 
 static cJSON *artifact_json(const npo_artifact *artifact)

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import time
 
@@ -438,6 +439,53 @@ def sample_fetches_images(box):
     check_in("'npoctl get 2 --out DIR'", other.err, "what to do")
     box.ctl("sample", "-p", "x", check_code=2)
     box.ctl("sample", "--negative", 77, "-p", "x", check_code=5)
+
+
+def png_texts(path):
+    """{key: text} of a PNG's tEXt and iTXt chunks, and its (width, height)."""
+    with open(path, "rb") as file:
+        data = file.read()
+    at, texts = 8, {}
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + size]
+        key, _, rest = body.partition(b"\0")
+        if kind == b"tEXt":
+            texts[key.decode()] = rest.decode("latin-1")
+        elif kind == b"iTXt":
+            texts[key.decode()] = rest[2:].split(b"\0", 2)[2].decode()
+        at += 12 + size
+    return texts, struct.unpack(">II", data[16:24])
+
+
+@test
+def sample_with_two_networks_and_a_vae(box):
+    """Every sampler draws a file of prompts on a latent model; what is wrong is said before anything runs."""
+    box.npod()
+    box.worker("w1")
+    model, negative = box.dir + "/latent", box.dir + "/latent-negative"
+    tiny_model.make_latent(model, negative)
+    prompts = box.write("p.jsonl", '{"prompt": "a bag", "seed": 5}\n'
+                                   '{"prompt": "Größe", "negative_prompt": "grey"}\n')
+    given = ["-m", model, "-n", negative, "--steps", 2, "--width", 24, "--height", 16]
+    for args in (["ddim", "--rescale", "0.5"], ["dpmpp-2m", "--karras"], ["euler", "--spacing", "trailing"],
+                 ["euler-ancestral"]):
+        out = f"{box.dir}/{args[0]}"
+        box.ctl("sample", *given, "--prompts", prompts, "--scale", 5, "--sampler", *args, "--out", out)
+        check_equal(sorted(os.listdir(out)), ["image-00000.png", "image-00001.png"], "files")
+        texts, size = png_texts(out + "/image-00001.png")
+        check_equal(size, (24, 16), "size")
+        settings = json.loads(texts["npo.settings"])
+        check_equal((settings["prompt"], settings["negative_prompt"], settings["seed"], settings["sampler"]),
+                    ("Größe", "grey", 1, args[0]), "settings")
+        check_in("Größe\nNegative prompt: grey\nSteps: 2, Sampler: ", texts["parameters"], "parameters")
+    broken = box.write("broken.txt", b"good\nbad \xff\n")
+    for args, part in ((["--prompts", broken], "line 2: found byte 0xff at byte 5, expected UTF-8"),
+                       (["-p", "x", "--prompts", prompts], "expected one of them"),
+                       (["-p", "x", "--sampler", "heun"], "expected one of"),
+                       (["-p", "x", "--karras"], "sample.karras"),
+                       (["-p", "x", "--width", "30"], "width: found 30 pixels, expected a multiple of 4")):
+        check_in(part, box.ctl("sample", *given, *args, check_code=2).err, f"error for {args}")
 
 
 @test

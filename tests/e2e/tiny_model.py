@@ -6,6 +6,7 @@ silu(x) - silu(-x) = x."""
 import json
 import os
 import random
+import shutil
 import struct
 
 CHANNELS = (8, 16)
@@ -197,6 +198,19 @@ def make(folder, seed=1, size=8):
         "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
         "attention_head_dim": 2, "cross_attention_dim": CONTEXT})
     write_safetensors(folder + "/unet/diffusion_pytorch_model.safetensors", unet_weights(seed))
+
+
+def make_latent(folder, negative):
+    """Writes the goldens' pipeline of Stable Diffusion's structure, with the VAE that belongs to it (16x16
+    latents of 64x64 images), and one with another network."""
+    golden = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../golden")
+    for part in ("unet", "text_encoder", "tokenizer", "scheduler"):
+        shutil.copytree(f"{golden}/sd15-tiny/{part}", f"{folder}/{part}")
+    shutil.copy(golden + "/sd15-tiny/model_index.json", folder)
+    shutil.copytree(golden + "/vae-tiny/vae", folder + "/vae")
+    shutil.copytree(folder, negative)
+    shutil.copy(golden + "/sd15-tiny/negative-unet.safetensors",
+                negative + "/unet/diffusion_pytorch_model.safetensors")
 
 
 def make_data(folder, count=48, seed=2, size=8, labels=3):

@@ -94,6 +94,28 @@ static void test_job_file_reads_prompts_from_a_file(void **state)
     cJSON_Delete(json);
 }
 
+/* A line's negative prompt and seed go where the job has one of each for every prompt. */
+static void test_job_file_reads_prompts_with_settings(void **state)
+{
+    cJSON *json = NULL;
+    folder_write(*state, "job.json", "{\"prompts\": \"p.jsonl\", \"sample\": {\"seed\": 40}}");
+    folder_write(*state, "p.jsonl",
+                 "{\"prompt\": \"a\", \"seed\": 3}\n"
+                 "{\"prompt\": \"b\", \"negative_prompt\": \"grey\"}\n");
+    assert_int_equal(load(*state, NULL, &json, NULL), NPO_OK);
+    const cJSON *sample = cJSON_GetObjectItem(json, "sample");
+    const cJSON *seeds = cJSON_GetObjectItem(sample, "seeds");
+    const cJSON *negatives = cJSON_GetObjectItem(sample, "negative_prompt");
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "prompts")), 2);
+    assert_true(cJSON_GetArrayItem(seeds, 0)->valuedouble == 3);
+    assert_true(cJSON_GetArrayItem(seeds, 1)->valuedouble == 41);
+    assert_string_equal(cJSON_GetArrayItem(negatives, 1)->valuestring, "grey");
+    cJSON_Delete(json);
+    folder_write(*state, "job.json",
+                 "{\"prompts\": \"p.jsonl\", \"sample\": {\"negative_prompt\": \"x\"}}");
+    expect_refused(*state, NULL, NPO_E_USAGE, "sample.negative_prompt: '");
+}
+
 static void test_job_file_refuses_bad_prompt_files(void **state)
 {
     folder_write(*state, "job.json", "{\"prompts\": \"prompts.txt\"}");
@@ -102,6 +124,8 @@ static void test_job_file_refuses_bad_prompt_files(void **state)
     expect_refused(*state, NULL, NPO_E_USAGE, "holds none");
     folder_write(*state, "prompts.txt", "");
     expect_refused(*state, NULL, NPO_E_USAGE, "holds none");
+    folder_write(*state, "prompts.txt", "a\nb\x80\n");
+    expect_refused(*state, NULL, NPO_E_FORMAT, "line 2: found byte 0x80 at byte 2");
 }
 
 static void test_job_file_refuses_bad_files_and_sets(void **state)
@@ -146,6 +170,32 @@ static void test_job_file_check_wants_paths_that_exist(void **state)
     assert_string_equal(job.model.path, model);
     free(model);
     cJSON_Delete(json);
+}
+
+/* Sides that the VAE in the folder cannot make. */
+static void test_job_file_check_knows_the_factor_of_the_vae(void **state)
+{
+    cJSON *json = NULL;
+    npo_job job;
+    npo_error error = {0};
+    const char *good[] = {"height=24", "width=40", NULL};
+    const char *bad[] = {"height=24", "width=42", NULL};
+    char *model = npo_file_join(*state, "m"), *vae = npo_file_join(model, "vae");
+    make_model(model);
+    assert_int_equal(npo_file_make_dirs(vae, NULL), NPO_OK);
+    folder_write(vae, "config.json", "{\"block_out_channels\": [8, 8, 16, 16]}");
+    folder_write(*state, "job.json",
+                 "{\"recipe\": \"sample\", \"model\": \"m\", \"prompts\": [\"a\"]}");
+    assert_int_equal(load(*state, good, &json, NULL), NPO_OK);
+    assert_int_equal(npo_job_file_check(json, &job, &error), NPO_OK);
+    cJSON_Delete(json);
+    assert_int_equal(load(*state, bad, &json, NULL), NPO_OK);
+    assert_int_equal(npo_job_file_check(json, &job, &error), NPO_E_USAGE);
+    assert_non_null(strstr(error.text, "width: found 42 pixels, expected a multiple of 8 as the "
+                                       "VAE of '"));
+    cJSON_Delete(json);
+    free(vae);
+    free(model);
 }
 
 static void expect_unfit(const char *text, const char *sentence)
@@ -202,10 +252,12 @@ int main(void)
         IN_FOLDER(test_job_file_sets_are_relative_to_the_current_folder),
         IN_FOLDER(test_job_file_keeps_artifacts_and_absolute_paths),
         IN_FOLDER(test_job_file_reads_prompts_from_a_file),
+        IN_FOLDER(test_job_file_reads_prompts_with_settings),
         IN_FOLDER(test_job_file_refuses_bad_prompt_files),
         IN_FOLDER(test_job_file_refuses_bad_files_and_sets),
         IN_FOLDER(test_job_file_check_wants_paths_that_exist),
         IN_FOLDER(test_job_file_check_knows_what_paths_stand_for),
+        IN_FOLDER(test_job_file_check_knows_the_factor_of_the_vae),
         cmocka_unit_test(test_job_file_check_bounds_the_size),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 #include "tests/unit/model/support.h"
 
 #include "worker/model/text/unicode.h"
-#include "worker/model/text/utf8.h"
+#include "common/utf8.h"
 
 /* Code points, 0 behind the last. Expected values: Unicode's NormalizationTest and chapter 3. */
 static const struct {

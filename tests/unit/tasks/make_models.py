@@ -58,20 +58,6 @@ def set_unet(model, **changes):
     set_part(model + "/unet", **changes)
 
 
-def make_latent_model(folder):
-    """The goldens' pipeline of Stable Diffusion's structure with the VAE that belongs to it."""
-    golden = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../golden")
-    for part in ("unet", "text_encoder", "tokenizer", "scheduler"):
-        shutil.copytree(f"{golden}/sd15-tiny/{part}", f"{folder}/{part}")
-    shutil.copy(golden + "/sd15-tiny/model_index.json", folder)
-    shutil.copytree(golden + "/vae-tiny/vae", folder + "/vae")
-    shutil.copytree(folder, folder + "-negative")
-    shutil.copy(golden + "/sd15-tiny/negative-unet.safetensors",
-                folder + "-negative/unet/diffusion_pytorch_model.safetensors")
-    shutil.copytree(folder, folder + "-other")
-    set_part(folder + "-other/vae", latent_channels=8)
-
-
 def main(folder):
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
@@ -86,7 +72,9 @@ def main(folder):
     os.remove(folder + "/no-weights/unet/diffusion_pytorch_model.safetensors")
     tiny_model.make(folder + "/no-size")
     set_unet(folder + "/no-size", sample_size=None)
-    make_latent_model(folder + "/vae")
+    tiny_model.make_latent(folder + "/vae", folder + "/vae-negative")
+    shutil.copytree(folder + "/vae", folder + "/vae-other")
+    set_part(folder + "/vae-other/vae", latent_channels=8)
     write_captions(folder + "/captions", 6)
     write_captions(folder + "/colours", 5, size=(32, 48), colour=True)
     os.makedirs(folder + "/large-data")

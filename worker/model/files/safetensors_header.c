@@ -1,6 +1,6 @@
 #include "worker/model/files/safetensors_header.h"
 
-#include "worker/model/text/utf8.h"
+#include "common/utf8.h"
 
 #include <stdbool.h>
 #include <stdlib.h>

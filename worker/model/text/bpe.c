@@ -1,7 +1,7 @@
 #include "worker/model/text/bpe.h"
 
 #include "worker/model/files/part_file.h"
-#include "worker/model/text/utf8.h"
+#include "common/utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
 #include "worker/model/files/part_file.h"
 #include "worker/model/text/bpe.h"
 #include "worker/model/text/unicode.h"
-#include "worker/model/text/utf8.h"
+#include "common/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>

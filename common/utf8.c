@@ -1,4 +1,4 @@
-#include "worker/model/text/utf8.h"
+#include "common/utf8.h"
 
 /* Rows of Unicode's table 3-7 (well-formed byte sequences). The first continuation byte has its own
  * range, which shuts out overlong forms, surrogates and values over U+10FFFF; later ones are

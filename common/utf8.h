@@ -1,6 +1,6 @@
 /* UTF-8 decoding and encoding of single code points. */
-#ifndef NPO_WORKER_MODEL_TEXT_UTF8_H
-#define NPO_WORKER_MODEL_TEXT_UTF8_H
+#ifndef NPO_COMMON_UTF8_H
+#define NPO_COMMON_UTF8_H
 
 #include <stddef.h>
 #include <stdint.h>
