@@ -104,6 +104,15 @@ static npo_err text_layout(npo_backend *backend, const char *path, npo_layout **
     return npo_clip_text_layout(backend, &config, ret_layout, error);
 }
 
+static npo_err projected_layout(npo_backend *backend, const char *path, npo_layout **ret_layout,
+                                npo_error *error)
+{
+    npo_clip_text_config config;
+    NPO_TRY(npo_clip_text_config_load(path, &config, error));
+    config.with_projection = true;
+    return npo_clip_text_layout(backend, &config, ret_layout, error);
+}
+
 static npo_err vae_layout(npo_backend *backend, const char *path, npo_layout **ret_layout,
                           npo_error *error)
 {
@@ -120,7 +129,7 @@ static const struct {
     {"unet", "diffusion_pytorch_model", unet_layout, NPO_SINGLE_UNET, NPO_SINGLE_UNET},
     {"vae", "diffusion_pytorch_model", vae_layout, NPO_SINGLE_VAE, NPO_SINGLE_VAE},
     {"text_encoder", "model", text_layout, NPO_SINGLE_TEXT, NPO_SINGLE_TEXT_XL},
-    {"text_encoder_2", "model", text_layout, NPO_SINGLE_TEXT_2, NPO_SINGLE_TEXT_2},
+    {"text_encoder_2", "model", projected_layout, NPO_SINGLE_TEXT_2, NPO_SINGLE_TEXT_2},
 };
 
 enum { COMPONENTS = sizeof components / sizeof *components };

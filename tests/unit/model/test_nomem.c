@@ -4,6 +4,8 @@
 #include "tests/unit/model/support.h"
 
 #include "common/json.h"
+#include "worker/model/files/lora.h"
+#include "worker/model/files/single_file.h"
 #include "worker/model/folder.h"
 #include "worker/model/networks/unet_config.h"
 #include "worker/model/text/tokenizer.h"
@@ -64,8 +66,15 @@ __attribute__((visibility("default"))) void free(void *memory)
 
 /* ---- operations ---- */
 
-static npo_layout *layout;
+static npo_layout *layout, *lora_layout;
 static npo_params *params;
+
+static npo_err fill_zeros(void *user, size_t tensor, size_t first, size_t n, float *ret_values,
+                          npo_error *error)
+{
+    memset(ret_values, 0, n * sizeof *ret_values);
+    return NPO_OK;
+}
 
 static npo_err open_file(npo_error *error)
 {
@@ -155,6 +164,42 @@ static npo_err open_folder(npo_error *error)
     return NPO_OK;
 }
 
+/* A checkpoint alone: of the smallest shape that is taken for one. */
+static npo_err open_single(npo_error *error)
+{
+    npo_folder folder;
+    NPO_TRY(npo_folder_open(scratch_path("single.safetensors"), &folder, error));
+    npo_folder_fini(&folder);
+    return NPO_OK;
+}
+
+static npo_err load_lora(npo_error *error)
+{
+    npo_lora lora;
+    NPO_TRY(npo_lora_load(scratch_path("lora.safetensors"), lora_layout, &lora, error));
+    npo_err err = npo_lora_save(scratch_path("lora-2.safetensors"), &lora, NPO_LORA_PEFT,
+                                NPO_TENSOR_F32, error);
+    npo_lora_fini(&lora);
+    return err;
+}
+
+static npo_err write_single(npo_error *error)
+{
+    npo_weights_made weights = {.layout = lora_layout, .fill = fill_zeros};
+    return npo_single_file_write(scratch_path("single.safetensors"), &weights, NPO_TENSOR_F32,
+                                 scratch_path("single-2.safetensors"), error);
+}
+
+static npo_err write_shards(npo_error *error)
+{
+    static const float values[2];
+    npo_tensor_source sources[] = {
+        {.name = "a", .dtype = NPO_TENSOR_F32, .ndim = 1, .dims = {2}, .data = values},
+        {.name = "b", .dtype = NPO_TENSOR_F32, .ndim = 1, .dims = {2}, .data = values}};
+    return npo_safetensors_write_shards(scratch_path("shards.safetensors"), sources, 2, NULL, 0, 8,
+                                        error);
+}
+
 static npo_err save_folder(npo_error *error)
 {
     npo_folder folder;
@@ -198,6 +243,10 @@ static void test_nomem_is_an_error_of_every_operation(void **state)
         {"tile", tile},
         {"open_folder", open_folder},
         {"save_folder", save_folder},
+        {"open_single", open_single},
+        {"load_lora", load_lora},
+        {"write_single", write_single},
+        {"write_shards", write_shards},
     };
     if (!OWN_MALLOC)
         skip();
@@ -234,12 +283,41 @@ static void test_nomem_is_an_error_of_the_tokenizer(void **state)
     assert_true(refused > runs - 10);
 }
 
+static int setup_files(void)
+{
+    static const float values[16] = {1};
+    size_t index;
+    npo_tensor_source single[] = {{.name = "model.diffusion_model.input_blocks.0.0.weight",
+                                   .dtype = NPO_TENSOR_F32,
+                                   .ndim = 2,
+                                   .dims = {2, 3},
+                                   .data = values},
+                                  {.name = "cond_stage_model.transformer.text_model.x",
+                                   .dtype = NPO_TENSOR_F32,
+                                   .data = values}};
+    npo_tensor_source lora[] = {{.name = "unet.conv_in.lora_A.weight",
+                                 .dtype = NPO_TENSOR_F32,
+                                 .ndim = 2,
+                                 .dims = {1, 3},
+                                 .data = values},
+                                {.name = "unet.conv_in.lora_B.weight",
+                                 .dtype = NPO_TENSOR_F32,
+                                 .ndim = 2,
+                                 .dims = {2, 1},
+                                 .data = values}};
+    npo_tensor_metadata alpha = {"lora_adapter_metadata", "{\"lora_alpha\": 2}"};
+    return npo_layout_new(&lora_layout) ||
+           npo_layout_add(lora_layout, "conv_in.weight", 2, (int64_t[]){2, 3}, &index, NULL) ||
+           npo_safetensors_write(scratch_path("single.safetensors"), single, 2, NULL, 0, NULL) ||
+           npo_safetensors_write(scratch_path("lora.safetensors"), lora, 2, &alpha, 1, NULL);
+}
+
 static int setup(void **state)
 {
     size_t index;
     return scratch_setup(state) || npo_layout_new(&layout) ||
                    npo_layout_add(layout, "a", 2, (int64_t[]){2, 3}, &index, NULL) ||
-                   npo_params_new(layout, &params)
+                   npo_params_new(layout, &params) || setup_files()
                ? -1
                : 0;
 }
@@ -248,6 +326,7 @@ static int teardown(void **state)
 {
     npo_params_free(params);
     npo_layout_unref(layout);
+    npo_layout_unref(lora_layout);
     return scratch_teardown(state);
 }
 

@@ -32,11 +32,12 @@ static void check_unet(const char *path, const char *table)
     npo_layout_unref(layout);
 }
 
-static void check_text(const char *path, const char *table)
+static void check_text(const char *path, bool with_projection, const char *table)
 {
     npo_clip_text_config config;
     npo_layout *layout;
     assert_ok(npo_clip_text_config_load(path, &config, &error));
+    config.with_projection = with_projection;
     assert_ok(npo_clip_text_layout(backend, &config, &layout, &error));
     check_layout(layout, table);
     npo_layout_unref(layout);
@@ -55,9 +56,11 @@ static void check_vae(const char *path, const char *table)
 static void test_part_file_configurations_are_those_of_the_published_networks(void **state)
 {
     check_unet("built-in:sd15/unet/config.json", GOLDEN("full-size/sd15-unet.tsv"));
-    check_text("built-in:sd15/text_encoder/config.json", GOLDEN("full-size/text-l.tsv"));
+    check_text("built-in:sd15/text_encoder/config.json", false, GOLDEN("full-size/text-l.tsv"));
     check_vae("built-in:sd15/vae/config.json", GOLDEN("full-size/vae.tsv"));
-    check_text("built-in:sdxl/text_encoder/config.json", GOLDEN("full-size/text-l.tsv"));
+    check_text("built-in:sdxl/text_encoder/config.json", false, GOLDEN("full-size/text-l.tsv"));
+    check_text("built-in:sdxl/text_encoder_2/config.json", true, GOLDEN("full-size/text-bigg.tsv"));
+    check_unet("built-in:sdxl/unet/config.json", GOLDEN("full-size/sdxl-unet.tsv"));
     check_vae("built-in:sdxl/vae/config.json", GOLDEN("full-size/vae.tsv"));
 }
 

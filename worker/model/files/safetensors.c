@@ -43,8 +43,32 @@ static uint64_t read_u64(const uint8_t *bytes)
     return value;
 }
 
+/* Files that are no safetensors by their first bytes. */
+static const struct {
+    const char *magic, *what;
+} strangers[] = {
+    {"PK\x03\x04", "a pickle of PyTorch (.ckpt, .pt, .bin), which can run code while it is read"},
+    {"\x80\x02", "a pickle (.ckpt, .pt, .bin), which can run code while it is read"},
+    {"GGUF", "a GGUF file"},
+    {"version https://git-lfs", "a pointer of git-lfs to the file"},
+    {"<!", "a web page"},
+};
+
+static npo_err refuse_strangers(const npo_file_map *map, npo_error *error)
+{
+    for (size_t i = 0; i < sizeof strangers / sizeof *strangers; i++) {
+        size_t len = strlen(strangers[i].magic);
+        if (map->size >= len && memcmp(map->data, strangers[i].magic, len) == 0 &&
+            (map->size < PREFIX_BYTES || read_u64(map->data) > map->size))
+            return npo_error_set(error, NPO_E_FORMAT, "found %s, expected a .safetensors file",
+                                 strangers[i].what);
+    }
+    return NPO_OK;
+}
+
 static npo_err parse_shard(shard *s, npo_error *error)
 {
+    NPO_TRY(refuse_strangers(&s->map, error));
     if (s->map.size < PREFIX_BYTES)
         return npo_error_set(error, NPO_E_FORMAT, "found %zu bytes, expected at least %d",
                              s->map.size, PREFIX_BYTES);

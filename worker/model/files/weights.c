@@ -44,25 +44,37 @@ static bool has_prefix(const char *text, const char *prefix)
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
+/* What every name of the part begins with in the file. */
+static const char *part_prefix(const npo_weights_map *map)
+{
+    return map->single ? npo_single_prefix(map->single->part) : "";
+}
+
 /* Bytes to skip of a layout name to get the file's: the prefix, where no name of the file has it.
  */
 static size_t skipped_prefix(const npo_safetensors *file, const npo_weights_map *map)
 {
+    const char *part = part_prefix(map);
     if (!map->optional_prefix)
         return 0;
-    for (size_t i = 0; i < npo_safetensors_count(file); i++)
-        if (has_prefix(npo_safetensors_at(file, i)->name, map->optional_prefix))
+    for (size_t i = 0; i < npo_safetensors_count(file); i++) {
+        const char *name = npo_safetensors_at(file, i)->name;
+        if (has_prefix(name, part) && has_prefix(name + strlen(part), map->optional_prefix))
             return 0;
+    }
     return strlen(map->optional_prefix);
 }
 
 static void place_of(const reading *r, const npo_param_info *info, npo_single_place *ret_place)
 {
+    const char *prefix = part_prefix(r->map);
+    bool skips = r->skip && has_prefix(info->name, r->map->optional_prefix);
     *ret_place = (npo_single_place){0};
-    if (r->map->single && npo_single_place_of(r->map->single, info->name, ret_place))
+    if (r->map->single && npo_single_place_of(r->map->single, info->name, ret_place) &&
+        (!skips || !has_prefix(ret_place->name + strlen(prefix), r->map->optional_prefix)))
         return;
-    size_t skip = r->skip && has_prefix(info->name, r->map->optional_prefix) ? r->skip : 0;
-    snprintf(ret_place->name, sizeof ret_place->name, "%s", info->name + skip);
+    snprintf(ret_place->name, sizeof ret_place->name, "%s%s", prefix,
+             info->name + (skips ? r->skip : 0));
 }
 
 /* name with `from` replaced by `to` in ret_name; false where name does not hold it or the result is
@@ -143,7 +155,7 @@ static void check_tensor(reading *r, const npo_param_info *info)
 
 static bool is_ignored(const npo_weights_map *map, const char *name)
 {
-    const char *prefix = map->single ? npo_single_prefix(map->single->part) : "";
+    const char *prefix = part_prefix(map);
     if (!has_prefix(name, prefix)) /* of another part */
         return true;
     for (const char *const *ignore = map->ignore; ignore && *ignore; ignore++)
@@ -252,15 +264,9 @@ npo_err npo_weights_load(const char *path, const npo_weights_map *map, npo_param
 
 /* ---- writing ---- */
 
-/* A tensor that is made while it is written. */
-typedef struct {
-    const npo_weights_made *weights;
-    size_t tensor;
-} made_tensor;
-
-static npo_err fill_made(void *user, size_t first, size_t n, float *ret_values, npo_error *error)
+npo_err npo_weights_fill(void *user, size_t first, size_t n, float *ret_values, npo_error *error)
 {
-    const made_tensor *made = user;
+    const npo_weights_made_tensor *made = user;
     return made->weights->fill(made->weights->user, made->tensor, first, n, ret_values, error);
 }
 
@@ -270,16 +276,16 @@ npo_err npo_weights_write(const char *path, const npo_weights_made *weights, npo
     static const npo_tensor_metadata format = {"format", "pt"};
     size_t count = npo_layout_count(weights->layout);
     npo_tensor_source *sources = calloc(count + 1, sizeof *sources);
-    made_tensor *made = calloc(count + 1, sizeof *made);
+    npo_weights_made_tensor *made = calloc(count + 1, sizeof *made);
     npo_err err = sources && made ? NPO_OK : NPO_E_NOMEM;
     if (err)
         npo_error_set(error, err, "cannot write '%s': out of memory", path);
     for (size_t i = 0; !err && i < count; i++) {
         const npo_param_info *info = npo_layout_at(weights->layout, i);
         const int64_t *dims;
-        made[i] = (made_tensor){weights, i};
+        made[i] = (npo_weights_made_tensor){weights, i};
         sources[i] = (npo_tensor_source){
-            .name = info->name, .dtype = dtype, .fill = fill_made, .user = &made[i]};
+            .name = info->name, .dtype = dtype, .fill = npo_weights_fill, .user = &made[i]};
         stored_shape(info, map ? map : &no_map, &sources[i].ndim, &dims);
         memcpy(sources[i].dims, dims, (size_t)sources[i].ndim * sizeof *dims);
     }

@@ -56,6 +56,14 @@ typedef struct {
     void *user;
 } npo_weights_made;
 
+/* One tensor of them; npo_weights_fill is its npo_tensor_fill, the tensor itself its user. */
+typedef struct {
+    const npo_weights_made *weights;
+    size_t tensor;
+} npo_weights_made_tensor;
+
+npo_err npo_weights_fill(void *user, size_t first, size_t n, float *ret_values,
+                         npo_error *error) NPO_MUST_CHECK;
 npo_weights_made npo_weights_of(const npo_params *params); /* those of a set, borrowed */
 
 /* Durable. dtype: F32, F16 or BF16 for all tensors. Metadata {"format": "pt"}, which transformers
