@@ -138,7 +138,7 @@ static void test_weight_view_refuses_other_files(void **state)
     npo_weight_view *view;
     scratch_text("text.safetensors", "no tensors here");
     assert_fails(
-        NPO_E_FORMAT, "text.safetensors",
+        NPO_E_LIMIT, "text.safetensors",
         npo_weight_view_open(scratch_path("text.safetensors"), NULL, layout, &view, &error));
     assert_fails(NPO_E_NOT_FOUND, "missing",
                  npo_weight_view_open(folder.text_weights, NULL, layout, &view, &error));
