@@ -105,6 +105,7 @@ static const struct {
 } refs[] = {
     {"model", offsetof(npo_job_reader, model), offsetof(npo_job_reader, job.model)},
     {"negative", offsetof(npo_job_reader, negative), offsetof(npo_job_reader, job.negative)},
+    {"positive", offsetof(npo_job_reader, positive), offsetof(npo_job_reader, job.positive)},
     {"data", offsetof(npo_job_reader, data), offsetof(npo_job_reader, job.data)},
     {"evaluate.classifier", offsetof(npo_job_reader, classifier),
      offsetof(npo_job_reader, job.evaluate.classifier)},
@@ -451,7 +452,8 @@ static npo_err (*const checks[])(const npo_job *, npo_error *) = {
     check_name,     check_workers,     check_batch,           check_schedule,
     check_pipeline, check_starts,      check_sample,          check_lists,
     check_prompts,  check_constraints, check_negative_prompt, check_seeds,
-    check_sampler,  check_from,        check_evaluate,        check_tasks,
+    check_sampler,  check_from,        check_evaluate,        npo_job_check_export,
+    check_tasks,
 };
 
 /* ---- all together ---- */
@@ -487,8 +489,8 @@ npo_err npo_job_read(const cJSON *json, npo_job *ret_job, npo_error *error)
 
 const char *const *npo_job_path_keys(void)
 {
-    static const char *const keys[] = {"model",         "negative", "data", "evaluate.classifier",
-                                       "evaluate.data", NULL};
+    static const char *const keys[] = {
+        "model", "negative", "positive", "data", "evaluate.classifier", "evaluate.data", NULL};
     static_assert(sizeof keys / sizeof *keys == REFS + 1, "one key per reference");
     return keys;
 }

@@ -40,6 +40,16 @@ typedef enum {
     NPO_JOB_SPACING_DEFAULT
 } npo_job_spacing;
 typedef enum { NPO_WEIGHTS_STUDENT, NPO_WEIGHTS_EMA } npo_weights_kind;
+typedef enum {
+    NPO_FORM_NEGATIVE,
+    NPO_FORM_DELTA,
+    NPO_FORM_MERGE,
+    NPO_FORM_LORA,
+    NPO_FORM_ONE_NETWORK
+} npo_export_form;
+typedef enum { NPO_NAMING_DIFFUSERS, NPO_NAMING_KOHYA, NPO_NAMING_COMFYUI } npo_export_naming;
+typedef enum { NPO_DTYPE_F32, NPO_DTYPE_F16, NPO_DTYPE_BF16 } npo_export_dtype;
+typedef enum { NPO_LAYERS_ALL, NPO_LAYERS_ATTENTION } npo_export_layers;
 
 /* A file or folder: path before import, artifact after. Both NULL: not given. Borrowed from the
  * JSON. */
@@ -97,6 +107,21 @@ typedef struct {
     const cJSON *seeds;   /* whole numbers */
 } npo_job_evaluate;
 
+/* What leaves: theta_0 is the model, delta the offset of the negative network from it, eta that of
+ * the fine-tuned model. */
+typedef struct {
+    int form;      /* npo_export_form */
+    double alpha;  /* part of eta; merge */
+    double beta;   /* part of delta; all but one-network */
+    double w;      /* one-network: theta_0 - w delta */
+    int64_t rank;  /* lora; 0: not given */
+    double energy; /* lora; 0: not given */
+    int naming;    /* npo_export_naming; lora, delta */
+    int layers;    /* npo_export_layers; lora */
+    int dtype;     /* npo_export_dtype */
+    int weights;   /* npo_weights_kind; of a checkpoint */
+} npo_job_export;
+
 typedef struct {
     char name[129];
     npo_recipe recipe;
@@ -112,7 +137,8 @@ typedef struct {
     int64_t round_steps, staleness;
     int64_t preview_rounds; /* a preview grid each so many rounds; 0: none */
     npo_job_ref model;
-    npo_job_ref negative;  /* sample, evaluate: the trained network */
+    npo_job_ref negative;  /* sample, evaluate, export: the trained network */
+    npo_job_ref positive;  /* export, form merge: a fine-tuned model */
     npo_job_ref data;      /* images and captions */
     int64_t height, width; /* of the images in pixels; 0: the model's */
     const cJSON *prompts;  /* list of strings, or NULL: those of data */
@@ -120,6 +146,7 @@ typedef struct {
     npo_job_generate generate;
     npo_job_sample sample;
     npo_job_evaluate evaluate;
+    npo_job_export export;
     bool has_evaluate; /* self-npo: evaluate and report at the end */
     /* Continue or branch: set by npod from submit's "from", NULL otherwise:
      * {"job", "step", "checkpoint": HASH, "pools": [HASH..]} */

@@ -30,6 +30,10 @@ const char *const npo_job_samplers[] = {"ddim", "dpmpp-2m", "euler", "euler-ance
 const char *const npo_job_spacings[] = {"leading", "trailing", "linspace",
                                         "method",  "default",  NULL};
 static const char *const weights[] = {"student", "ema", NULL};
+const char *const npo_job_forms[] = {"negative", "delta", "merge", "lora", "one-network", NULL};
+static const char *const namings[] = {"diffusers", "kohya", "comfyui", NULL};
+static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
+static const char *const layers[] = {"all", "attention", NULL};
 
 /* ---- rows ---- */
 
@@ -95,7 +99,9 @@ static const npo_job_row top[] = {
      "a preview grid every so many rounds; 0: none"},
     {TREE("model", ANY, model), MODELLED, MODELLED, "pipeline folder in diffusers layout"},
     {TREE("negative", ANY, negative), NEGATIVES, NPO_FOR_EVALUATE,
-     "folder of the trained negative network"},
+     "folder of the trained negative network; export: or a LoRA file"},
+    {TREE("positive", ANY, positive), NPO_FOR_EXPORT, NONE,
+     "fine-tuned model (folder or LoRA file) whose offset form merge adds"},
     {TREE("data", ANY, data), WITH_DATA, NPO_FOR_DIFFUSION | NPO_FOR_CLASSIFIER,
      "folder of IDX files, or of PNG files and captions.jsonl"},
     {TREE("prompts", ARRAY, job.prompts), PROMPTED, NPO_FOR_SAMPLE,
@@ -109,6 +115,7 @@ static const npo_job_row top[] = {
      "section: sampling, of previews and of the evaluation too"},
     {TREE("evaluate", OBJECT, evaluate), EVALUATING, NPO_FOR_EVALUATE,
      "section: evaluation and report"},
+    {TREE("export", OBJECT, export), NPO_FOR_EXPORT, NONE, "section: what leaves, in which form"},
     {TREE("from", OBJECT, job.from), NPO_FOR_TRAINING | NPO_FOR_EXPORT, NONE,
      "set by npod from `npoctl submit --from`, not by people"},
     {BOOL("init_random", job.init_random), NPO_FOR_DIFFUSION, NONE,
@@ -204,6 +211,28 @@ static const npo_job_row evaluate[] = {
     {TREE("seeds", ARRAY, job.evaluate.seeds), EVALUATING, NONE, "of the starting noise"},
 };
 
+static const npo_job_row export[] = {
+    {CHOICE("form", job.export.form, npo_job_forms), NPO_FOR_EXPORT, NONE,
+     "the negative network, its offset delta, a merge, a LoRA of delta, or theta_0 - w delta"},
+    {NUMBER("alpha", job.export.alpha, -10, 10), NPO_FOR_EXPORT, NONE,
+     "merge: part of the fine-tuned model's offset"},
+    {NUMBER("beta", job.export.beta, -10, 10), NPO_FOR_EXPORT, NONE,
+     "part of delta, in all forms but one-network"},
+    {NUMBER("w", job.export.w, 0, 100), NPO_FOR_EXPORT, NONE,
+     "one-network: how far to go from delta; needed there"},
+    {INT("rank", job.export.rank, 1, NPO_LORA_RANK_MAX), NPO_FOR_EXPORT, NONE,
+     "lora: of every layer; with energy at most so many; 0: 128 with energy, else needed"},
+    {NUMBER("energy", job.export.energy, 0, 1), NPO_FOR_EXPORT, NONE,
+     "lora: fewest ranks that keep this share of a layer's squared norm; 0: rank decides"},
+    {CHOICE("naming", job.export.naming, namings), NPO_FOR_EXPORT, NONE,
+     "lora: diffusers (PEFT) or kohya; delta: diffusers or comfyui (.diff)"},
+    {CHOICE("layers", job.export.layers, layers), NPO_FOR_EXPORT, NONE,
+     "lora: all linear and convolution layers, or those of attention alone"},
+    {CHOICE("dtype", job.export.dtype, dtypes), NPO_FOR_EXPORT, NONE, "of the tensors written"},
+    {CHOICE("weights", job.export.weights, weights), NPO_FOR_EXPORT, NONE,
+     "which network of a checkpoint"},
+};
+
 #define SECTION(name, offset, rows)                                                                \
     {                                                                                              \
         name, offset, rows, sizeof(rows) / sizeof *(rows)                                          \
@@ -216,12 +245,14 @@ const npo_job_section npo_job_sections[NPO_JOB_SECTIONS] = {
     SECTION("generate", AT(generate), generate),
     SECTION("sample", AT(sample), sample),
     SECTION("evaluate", AT(evaluate), evaluate),
+    SECTION("export", AT(export), export),
 };
 FITS(top);
 FITS(train);
 FITS(generate);
 FITS(sample);
 FITS(evaluate);
+FITS(export);
 
 /* ---- defaults ---- */
 
@@ -320,6 +351,7 @@ void npo_job_reader_init(npo_recipe recipe, npo_job_reader *ret_reader)
         .betas = &list_of_one,
         .seeds = &list_of_zero,
     };
+    job->export = (npo_job_export){.alpha = 1, .beta = 1};
 }
 
 /* ---- listing ---- */

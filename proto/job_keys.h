@@ -23,8 +23,8 @@ typedef struct {
     npo_job job;
     int recipe;
     const char *name;
-    const cJSON *model, *negative, *data, *classifier, *evaluate_data; /* references */
-    const cJSON *train, *generate, *sample, *evaluate;                 /* sections */
+    const cJSON *model, *negative, *positive, *data, *classifier, *evaluate_data; /* references */
+    const cJSON *train, *generate, *sample, *evaluate, *export;                   /* sections */
 } npo_job_reader;
 
 typedef struct {
@@ -42,7 +42,7 @@ typedef struct {
     size_t count;
 } npo_job_section;
 
-enum { NPO_JOB_SECTIONS = 5, NPO_JOB_ROWS_MAX = 32 };
+enum { NPO_JOB_SECTIONS = 6, NPO_JOB_ROWS_MAX = 32 };
 
 /* The top level first. */
 extern const npo_job_section npo_job_sections[NPO_JOB_SECTIONS];
@@ -53,7 +53,10 @@ extern const char *const npo_job_lr_schedules[]; /* npo_lr_kind */
 extern const char *const npo_job_optimizers[];   /* npo_optimizer_kind */
 extern const char *const npo_job_samplers[];     /* npo_job_sampler */
 extern const char *const npo_job_spacings[];     /* npo_job_spacing */
+extern const char *const npo_job_forms[];        /* npo_export_form */
 
+/* job_export.c: the rules of recipe export. Errors: NPO_E_USAGE. */
+npo_err npo_job_check_export(const npo_job *job, npo_error *error) NPO_MUST_CHECK;
 /* A reader with every default of a recipe. */
 void npo_job_reader_init(npo_recipe recipe, npo_job_reader *ret_reader);
 

@@ -255,8 +255,10 @@ static int64_t add_export(layout *at)
         snprintf(task->params, sizeof task->params, "{\"step\":%lld}", (long long)job->train.steps);
     add_ref(at, task, "model", &job->model);
     add_checkpoint(at, task, at->train_last);
-    if (job->recipe == NPO_RECIPE_EXPORT)
+    if (job->recipe == NPO_RECIPE_EXPORT) {
         add_ref(at, task, "negative", &job->negative);
+        add_ref(at, task, "positive", &job->positive);
+    }
     return (int64_t)at->out->count - 1;
 }
 

@@ -348,6 +348,56 @@ static void test_job_checks_from(void **state)
                    NPO_E_TYPE, "from.pools: found \"x\", expected 32 hex digits");
 }
 
+static void test_job_export_takes_what_its_form_needs(void **state)
+{
+    const struct {
+        const char *const *pairs;
+        const char *sentence;
+    } rows[] = {
+        {PAIRS("export.form", "\"merge\""), "missing key 'positive': form 'merge' adds its offset"},
+        {PAIRS("positive", "\"p\""),
+         "key 'positive' has no meaning in form 'negative', only in 'merge'"},
+        {PAIRS("export.form", "\"one-network\""),
+         "missing key 'export.w': form 'one-network' is theta_0 - w delta, with w above 0"},
+        {PAIRS("export.w", "1"),
+         "export.w has no meaning in form 'negative', only in 'one-network'"},
+        {PAIRS("export.form", "\"lora\""),
+         "missing key 'export.rank': form 'lora' takes a rank or an energy"},
+        {PAIRS("export.rank", "4"),
+         "export.rank has no meaning in form 'negative', only in 'lora'"},
+        {PAIRS("export.energy", "0.5"),
+         "export.energy has no meaning in form 'negative', only in 'lora'"},
+        {PAIRS("export.naming", "\"kohya\""),
+         "export.naming: 'kohya' has no meaning in form 'negative', only in 'lora'"},
+        {PAIRS("export.naming", "\"comfyui\""),
+         "export.naming: 'comfyui' has no meaning in form 'negative', only in 'delta'"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        expect_refused(NPO_RECIPE_EXPORT, rows[i].pairs, NPO_E_USAGE, rows[i].sentence);
+    expect_refused(NPO_RECIPE_EXPORT, PAIRS("export.rank", "0", "export.form", "\"lora\""),
+                   NPO_E_TYPE, "export.rank: found 0, expected a whole number from 1 to 4096");
+    expect_refused(NPO_RECIPE_EXPORT, PAIRS("export.energy", "1.5", "export.form", "\"lora\""),
+                   NPO_E_TYPE, "export.energy: found 1.5, expected a number from 0 to 1");
+    expect_refused(NPO_RECIPE_SAMPLE, PAIRS("export.w", "1"), NPO_E_USAGE,
+                   "key 'export' has no meaning in recipe 'sample'");
+}
+
+static void test_job_export_reads_its_section(void **state)
+{
+    npo_job job;
+    npo_error error = {0};
+    cJSON *json = job_with(NPO_RECIPE_EXPORT,
+                           PAIRS("export.form", "\"lora\"", "export.rank", "16", "export.energy",
+                                 "0.9", "export.naming", "\"kohya\"", "export.dtype", "\"f16\""));
+    assert_int_equal(npo_job_read(json, &job, &error), NPO_OK);
+    assert_int_equal(job.export.form, NPO_FORM_LORA);
+    assert_int_equal(job.export.rank, 16);
+    assert_true(job.export.energy == 0.9 && job.export.beta == 1 && job.export.alpha == 1);
+    assert_int_equal(job.export.naming, NPO_NAMING_KOHYA);
+    assert_int_equal(job.export.dtype, NPO_DTYPE_F16);
+    cJSON_Delete(json);
+}
+
 static void test_job_path_keys_are_the_paths(void **state)
 {
     const char *const *keys = npo_job_path_keys();
@@ -381,6 +431,8 @@ int main(void)
         cmocka_unit_test(test_job_refuses_many_workers_where_one_runs),
         cmocka_unit_test(test_job_refuses_contradictions),
         cmocka_unit_test(test_job_checks_from),
+        cmocka_unit_test(test_job_export_takes_what_its_form_needs),
+        cmocka_unit_test(test_job_export_reads_its_section),
         cmocka_unit_test(test_job_path_keys_are_the_paths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

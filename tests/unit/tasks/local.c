@@ -254,7 +254,7 @@ static void link_last(const local_job *l, size_t index)
 /* A local run takes paths where npod takes the hashes of what npoctl imported. */
 static void take_paths(npo_job *job)
 {
-    npo_job_ref *refs[] = {&job->model, &job->negative, &job->data, &job->evaluate.classifier,
+    npo_job_ref *refs[] = {&job->model, &job->negative, &job->positive, &job->data, &job->evaluate.classifier,
                            &job->evaluate.data};
     for (size_t i = 0; i < sizeof refs / sizeof *refs; i++)
         if (refs[i]->path)

@@ -1,0 +1,132 @@
+#include "worker/tasks/export/inputs.h"
+
+#include "common/file.h"
+#include "worker/train/checkpoint.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Where diffusers saves and looks for a LoRA in a folder. */
+static const char lora_file[] = "pytorch_lora_weights.safetensors";
+
+static npo_err open_folder(const npo_folder *folder, const npo_layout *layout,
+                           npo_weight_view **ret_view, npo_error *error)
+{
+    if (!folder->unet_weights)
+        return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no weights of a UNet",
+                             folder->root);
+    npo_single_names names;
+    npo_weights_map map = npo_folder_unet_map(folder, layout, &names);
+    return npo_weight_view_open(folder->unet_weights, &map, layout, ret_view, error);
+}
+
+static npo_err open_pipeline(const char *path, const npo_layout *layout, npo_weight_view **ret_view,
+                             npo_error *error)
+{
+    npo_folder folder;
+    NPO_TRY(npo_folder_open(path, &folder, error));
+    npo_err err = open_folder(&folder, layout, ret_view, error);
+    npo_folder_fini(&folder);
+    return err;
+}
+
+static bool is_file(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* Checkpoints have no tensor that is named after a LoRA, LoRA files nothing but such. */
+static npo_err open_file(const char *path, const npo_layout *layout, npo_weight_view **ret_view,
+                         npo_error *error)
+{
+    bool is_lora = false;
+    npo_safetensors *file = NULL;
+    NPO_TRY(npo_safetensors_open(path, &file, error));
+    for (size_t i = 0; i < npo_safetensors_count(file); i++)
+        is_lora = is_lora || strstr(npo_safetensors_at(file, i)->name, "lora");
+    npo_safetensors_close(file);
+    return is_lora ? npo_weight_view_open_lora(path, layout, ret_view, error)
+                   : open_pipeline(path, layout, ret_view, error);
+}
+
+/* A pipeline, a LoRA file, or a folder that holds one. */
+static npo_err open_network(const char *path, const npo_layout *layout, npo_weight_view **ret_view,
+                            npo_error *error)
+{
+    if (is_file(path))
+        return open_file(path, layout, ret_view, error);
+    char *lora = npo_file_join(path, lora_file);
+    if (!lora)
+        return npo_error_set(error, NPO_E_NOMEM, "cannot open '%s': out of memory", path);
+    npo_err err = npo_file_exists(lora) ? npo_weight_view_open_lora(lora, layout, ret_view, error)
+                                        : open_pipeline(path, layout, ret_view, error);
+    free(lora);
+    return err;
+}
+
+static npo_err open_checkpoint(const npo_job *job, const char *path, const npo_layout *layout,
+                               npo_weight_view **ret_view, npo_error *error)
+{
+    npo_checkpoint_meta meta;
+    int weights = job->recipe == NPO_RECIPE_EXPORT ? job->export.weights : job->train.weights;
+    NPO_TRY(npo_checkpoint_read_meta(path, &meta, error));
+    return npo_weight_view_open_set(path, weights == NPO_WEIGHTS_EMA ? "ema." : "student.", layout,
+                                    ret_view, error);
+}
+
+static npo_err open_negative(npo_context *ctx, npo_export_inputs *inputs)
+{
+    const char *path = npo_task_input_path(ctx->task, "checkpoint");
+    if (path)
+        return open_checkpoint(ctx->task->spec, path, inputs->layout, &inputs->negative,
+                               ctx->error);
+    NPO_TRY(npo_context_input(ctx, "negative", &path));
+    npo_err err = open_network(path, inputs->layout, &inputs->negative, ctx->error);
+    return err ? npo_error_prefix(ctx->error, err, "negative") : NPO_OK;
+}
+
+static npo_err open_positive(npo_context *ctx, npo_export_inputs *inputs)
+{
+    const char *path = npo_task_input_path(ctx->task, "positive");
+    npo_err err = path ? open_network(path, inputs->layout, &inputs->positive, ctx->error) : NPO_OK;
+    return err ? npo_error_prefix(ctx->error, err, "positive") : NPO_OK;
+}
+
+static npo_err open_all(npo_context *ctx, npo_export_inputs *inputs)
+{
+    const char *path = NULL;
+    npo_unet_config config;
+    if (!npo_task_input_path(ctx->task, "checkpoint"))
+        NPO_TRY(npo_context_input(ctx, "negative", &path));
+    NPO_TRY(npo_context_input(ctx, "model", &path));
+    NPO_TRY(npo_folder_open(path, &inputs->folder, ctx->error));
+    NPO_TRY(npo_folder_unet(&inputs->folder, npo_loaded_backend(ctx->cache), &config,
+                            &inputs->layout, ctx->error));
+    if (inputs->folder.unet_weights)
+        NPO_TRY(open_folder(&inputs->folder, inputs->layout, &inputs->base, ctx->error));
+    NPO_TRY(open_negative(ctx, inputs));
+    return open_positive(ctx, inputs);
+}
+
+npo_err npo_export_inputs_open(npo_context *ctx, npo_export_inputs *ret_inputs)
+{
+    npo_export_inputs inputs = {0};
+    npo_err err = open_all(ctx, &inputs);
+    if (err)
+        npo_export_inputs_fini(&inputs);
+    else
+        *ret_inputs = inputs;
+    return err;
+}
+
+void npo_export_inputs_fini(npo_export_inputs *inputs)
+{
+    npo_weight_view_close(inputs->base);
+    npo_weight_view_close(inputs->negative);
+    npo_weight_view_close(inputs->positive);
+    npo_layout_unref(inputs->layout);
+    npo_folder_fini(&inputs->folder);
+    *inputs = (npo_export_inputs){0};
+}
