@@ -466,8 +466,6 @@ static void derive(npo_job_reader *reader)
     job->has_evaluate = reader->evaluate != NULL;
     if (job->has_evaluate && !is_given(&job->evaluate.data))
         job->evaluate.data = job->data;
-    if (job->recipe == NPO_RECIPE_SAMPLE && job->sample.batch > job->sample.count)
-        job->sample.batch = job->sample.count; /* a batch is computed whole */
 }
 
 npo_err npo_job_read(const cJSON *json, npo_job *ret_job, npo_error *error)

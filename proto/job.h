@@ -87,7 +87,7 @@ typedef struct {
     double interval_start, interval_end; /* guidance acts where timestep / 1000 is within; 0, 1 */
     int64_t steps;
     int64_t count; /* images */
-    int64_t batch; /* images a forward pass */
+    int64_t batch; /* images a forward pass; 0: as many as suit their size */
     int64_t seed;
     int sampler; /* npo_job_sampler */
     int spacing; /* npo_job_spacing */
@@ -155,9 +155,8 @@ typedef struct {
 } npo_job;
 
 /* Reads and checks a whole job. Strings and lists borrow from json, which must outlive ret_job.
- * Fills defaults by recipe: micro_batch becomes batch / workers, evaluate.data the job's data,
- * sample.batch at most sample.count where images are all there is; the lists of evaluate are never
- * NULL. Where a job continues, `from` must stand in json already.
+ * Fills defaults by recipe: micro_batch becomes batch / workers, evaluate.data the job's data, the
+ * lists of evaluate are never NULL. Where a job continues, `from` must stand in json already.
  * Errors: NPO_E_USAGE, NPO_E_TYPE, NPO_E_LIMIT with the sentence. */
 npo_err npo_job_read(const cJSON *json, npo_job *ret_job, npo_error *error) NPO_MUST_CHECK;
 /* Every member of the job file that is a path, as a dotted key: "model", "data", "evaluate.data"...

@@ -189,7 +189,8 @@ static const npo_job_row sample[] = {
      "text or list"},
     {INT("count", job.sample.count, 1, 1000000), NPO_FOR_DENOISER | NPO_FOR_SAMPLE, NONE,
      "images; prompts take turns"},
-    {INT("batch", job.sample.batch, 1, 65536), SAMPLING, NONE, "images a forward pass"},
+    {INT("batch", job.sample.batch, 0, 65536), SAMPLING, NONE,
+     "images a forward pass; 0: 16, but 1 of latents over 32 x 32"},
     {INT("seed", job.sample.seed, 0, INT_EXACT_MAX), NPO_FOR_DENOISER | NPO_FOR_SAMPLE, NONE,
      "of the starting noise"},
     {TREE("seeds", ARRAY, job.sample.seeds), NPO_FOR_SAMPLE, NONE,
@@ -341,7 +342,6 @@ void npo_job_reader_init(npo_recipe recipe, npo_job_reader *ret_reader)
         .interval_end = 1,
         .steps = 25,
         .count = 16,
-        .batch = 16,
         .spacing = NPO_JOB_SPACING_DEFAULT,
     };
     job->evaluate = (npo_job_evaluate){

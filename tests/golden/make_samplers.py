@@ -3,7 +3,7 @@
 
 Usage: make_samplers.py OUT. Made with torch 2.15 and diffusers 0.42 (f32, CPU). The denoiser is that of
 tests/unit/diffusion/fake_denoiser.h: element by element 0.3 x + 0.4 sin(2 x) + 0.1 t / 1000 + c, c = 0.2 for
-the prompt, -0.1 for the empty one. Every sampler has each spacing, both predictions, zero terminal SNR where the
+the prompt, -0.1 for the empty one; a second network is that times "negative". Every sampler has each spacing, both predictions, zero terminal SNR where the
 prediction allows it, and Karras' noise levels where the sampler has them. diffusers has none for Euler
 ancestral: there its scheduler runs on the levels that EulerDiscreteScheduler places.
 """
@@ -58,7 +58,7 @@ def run(row, noise):
         sys.modules[type(made).__module__].randn_tensor = lambda *a, **k: next(drawn)
     for t in made.timesteps:
         xi = made.scale_model_input(x, t).float()
-        cond, empty = denoise(xi, t.float(), 0.2), denoise(xi, t.float(), -0.1)
+        cond, empty = denoise(xi, t.float(), 0.2), row["negative"] * denoise(xi, t.float(), -0.1)
         out = rescale(empty + SCALE * (cond - empty), cond, row["rescale"])
         x = made.step(out, t, x).prev_sample
         states.append([float(v) for v in x])
@@ -76,9 +76,11 @@ def rows():
                         if zero_snr and prediction == "epsilon":
                             continue
                         yield dict(sampler=sampler, karras=karras, spacing=spacing, prediction=prediction,
-                                   zero_snr=zero_snr, steps=7, rescale=0.0)
+                                   zero_snr=zero_snr, steps=7, rescale=0.0, negative=1.0)
         yield dict(sampler=sampler, karras=False, spacing="trailing", prediction="v_prediction", zero_snr=False,
-                   steps=20, rescale=0.7)
+                   steps=20, rescale=0.7, negative=1.0)
+        yield dict(sampler=sampler, karras=False, spacing="leading", prediction="epsilon", zero_snr=False, steps=6,
+                   rescale=0.0, negative=0.75)
 
 
 def main():

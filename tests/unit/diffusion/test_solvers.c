@@ -38,7 +38,7 @@ typedef struct {
     int kind, spacing, prediction;
     bool karras, zero_snr;
     int64_t steps;
-    double rescale;
+    double rescale, negative; /* negative: scale of the second network */
     const cJSON *timesteps, *states;
 } golden_row;
 
@@ -50,6 +50,7 @@ static const npo_json_field row_fields[] = {
     {"zero_snr", NPO_JSON_BOOL, offsetof(golden_row, zero_snr)},
     {"steps", NPO_JSON_INT, offsetof(golden_row, steps), .min = 1, .max = STEPS_MAX},
     {"rescale", NPO_JSON_NUMBER, offsetof(golden_row, rescale)},
+    {"negative", NPO_JSON_NUMBER, offsetof(golden_row, negative)},
     {"timesteps", NPO_JSON_ARRAY, offsetof(golden_row, timesteps)},
     {"states", NPO_JSON_ARRAY, offsetof(golden_row, states)},
 };
@@ -121,16 +122,18 @@ static void run_row(const golden_row *row)
     static const int32_t prompt[1] = {0};
     const cJSON *from = cJSON_GetObjectItemCaseSensitive(golden, "start");
     npo_schedule *schedule = schedule_of(row);
-    fake_denoiser fake;
+    fake_denoiser fake, second;
     npo_error error = {0};
     float x[FLOATS];
     for (int64_t k = 0; k < FLOATS; k++)
         x[k] = (float)value_at(from, k);
     fake_denoiser_init(&fake, FLOATS);
+    fake_denoiser_init(&second, FLOATS);
+    second.scale = (float)row->negative;
     const npo_sampler_options options = {
         .settings = {schedule, (npo_sampler_kind)row->kind, (npo_spacing)row->spacing, row->karras,
                      row->steps},
-        .guidance = {&fake.base, &fake.base, W, (float)row->rescale},
+        .guidance = {&fake.base, &second.base, W, (float)row->rescale},
         .interval_end = 1,
         .noise = given_noise,
         .on_step = compare_state,

@@ -90,7 +90,7 @@ static void test_job_refuses_numbers_out_of_range(void **state)
         {"sample.interval_end", "1.1", NPO_RECIPE_SAMPLE},
         {"sample.steps", "1001", NPO_RECIPE_SAMPLE},
         {"sample.count", "0", NPO_RECIPE_SAMPLE},
-        {"sample.batch", "0", NPO_RECIPE_SAMPLE},
+        {"sample.batch", "-1", NPO_RECIPE_SAMPLE},
         {"sample.seed", "-1", NPO_RECIPE_SAMPLE},
         {"height", "-8", NPO_RECIPE_SAMPLE},
         {"width", "16385", NPO_RECIPE_SAMPLE},

@@ -146,6 +146,20 @@ static void test_sampling_with_seeds_by_prompt(void **state)
     one_task_fini(&one);
 }
 
+/* A model with two text encoders and added conditioning, in its own size and in another. */
+static void test_sampling_draws_with_xl(void **state)
+{
+    one_task t;
+    run_task(&t, "sample",
+             "{'recipe':'sample','model':'m','prompts':['a bag'],'height':24,'width':40,'sample':"
+             "{'count':1,'steps':2,'guidance_scale':5,'sampler':'euler','negative_prompt':'x'}}",
+             "{}", "model=" NPO_MODELS_DIR "/xl");
+    npo_image image = picture(&t, 0);
+    assert_true(image.height == 24 && image.width == 40);
+    npo_image_fini(&image);
+    one_task_fini(&t);
+}
+
 /* ---- text ---- */
 
 static void read_picture(const one_task *t, int number, npo_buf *ret_png)
@@ -238,6 +252,7 @@ int main(void)
         cmocka_unit_test(test_sampling_with_every_sampler),
         cmocka_unit_test(test_sampling_with_negative_prompts),
         cmocka_unit_test(test_sampling_with_seeds_by_prompt),
+        cmocka_unit_test(test_sampling_draws_with_xl),
         cmocka_unit_test(test_sampling_writes_settings_into_pictures),
         cmocka_unit_test(test_sampling_trains_on_encoded_images),
         cmocka_unit_test(test_sampling_starts_from_encoded_images),

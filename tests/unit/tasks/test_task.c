@@ -92,6 +92,8 @@ static void test_task_checks_models(void **state)
                    "8 x 8 with 1 channels, expected 64 x 64 with 3");
     expect_failure("sample", sample_30, "{}", inputs("vae", ""), NPO_E_SHAPE,
                    "width: found 30 pixels, expected a multiple of 4");
+    expect_failure("sample", sample_30, "{}", inputs("latents-only", ""), NPO_E_UNSUPPORTED,
+                   "has samples of 4 channels and no VAE");
     expect_failure("sample", sample_30, "{}", inputs("vae-other", ""), NPO_E_SHAPE,
                    "latents of 8 channels, expected 4");
     expect_failure("generate", latents, two_steps, inputs("large", data), NPO_E_SHAPE,

@@ -1,5 +1,7 @@
 #include "worker/tasks/evaluation/plan.h"
 
+#include "worker/tasks/sampling/drawer.h"
+
 #include <stdlib.h>
 
 static void add(npo_plan *plan, npo_method method, double scale, double beta, int64_t seed)
@@ -34,7 +36,8 @@ npo_err npo_plan_make(npo_context *ctx, npo_plan *ret_plan)
             "evaluate asks for %zu scales, %zu betas and %zu seeds, expected at most "
             "%d seeds and %d cells in all",
             scales, betas, seeds, NPO_RESULTS_SEEDS_MAX, NPO_PLAN_CELLS_MAX);
-    npo_plan plan = {.samples = evaluate->samples, .batch = ctx->task->spec->sample.batch};
+    int64_t batch = ctx->task->spec->sample.batch;
+    npo_plan plan = {.samples = evaluate->samples, .batch = batch ? batch : NPO_DRAWER_BATCH};
     plan.units = (plan.samples + plan.batch - 1) / plan.batch;
     plan.cells = calloc((scales * (betas + 1) + 1) * seeds, sizeof *plan.cells);
     if (!plan.cells)

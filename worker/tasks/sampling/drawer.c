@@ -6,9 +6,8 @@
 static npo_err new_denoiser(npo_drawer *drawer, npo_network *network, const npo_params *params,
                             npo_network_denoiser **ret_denoiser)
 {
-    return npo_network_denoiser_new(network, params, &drawer->setup->model->prompts,
-                                    drawer->ctx->task->spec->sample.batch, ret_denoiser,
-                                    drawer->ctx->error);
+    return npo_network_denoiser_new(network, params, &drawer->setup->model->prompts, drawer->batch,
+                                    ret_denoiser, drawer->ctx->error);
 }
 
 static npo_err add_second(npo_drawer *drawer, const npo_params *negative)
@@ -18,7 +17,7 @@ static npo_err add_second(npo_drawer *drawer, const npo_params *negative)
         npo_model_need_second(model, npo_loaded_backend(drawer->ctx->cache), drawer->ctx->error));
     NPO_TRY(new_denoiser(drawer, model->second, negative, &drawer->negative));
     npo_watch_init(&drawer->negative_watch, drawer->ctx, npo_network_denoiser_get(drawer->negative),
-                   drawer->ctx->task->spec->sample.batch);
+                   drawer->batch);
     return NPO_OK;
 }
 
@@ -48,9 +47,30 @@ static npo_sampler_settings settings_of(const npo_job_sample *sample, const npo_
     return settings;
 }
 
+static npo_err check_pictures(const npo_drawer *drawer)
+{
+    const npo_model *model = drawer->setup->model;
+    int64_t channels = model->image.channels;
+    if (channels == 1 || channels == 3)
+        return NPO_OK;
+    return npo_error_set(drawer->ctx->error, NPO_E_UNSUPPORTED,
+                         "model '%s' has samples of %lld channels and no VAE, expected 1 or 3 "
+                         "channels, or a VAE that makes pictures of them",
+                         model->folder.root, (long long)channels);
+}
+
+/* A batch is computed whole, so a sample job has none larger than its images. */
+static int64_t choose_batch(const npo_job *job, npo_latent_shape latent)
+{
+    bool small = latent.height * latent.width <= NPO_DRAWER_BATCH_POSITIONS;
+    int64_t batch = job->sample.batch ? job->sample.batch : small ? NPO_DRAWER_BATCH : 1;
+    return job->recipe == NPO_RECIPE_SAMPLE && job->sample.count < batch ? job->sample.count
+                                                                         : batch;
+}
+
 static npo_err alloc(npo_drawer *drawer)
 {
-    size_t batch = (size_t)drawer->ctx->task->spec->sample.batch;
+    size_t batch = (size_t)drawer->batch;
     const npo_model *model = drawer->setup->model;
     drawer->prompts = calloc(batch, sizeof *drawer->prompts);
     drawer->negative_prompts = calloc(batch, sizeof *drawer->negative_prompts);
@@ -67,7 +87,7 @@ static npo_err open_networks(npo_drawer *drawer, const npo_params *positive,
 {
     NPO_TRY(new_denoiser(drawer, drawer->setup->model->network, positive, &drawer->positive));
     npo_watch_init(&drawer->positive_watch, drawer->ctx, npo_network_denoiser_get(drawer->positive),
-                   drawer->ctx->task->spec->sample.batch);
+                   drawer->batch);
     return negative ? add_second(drawer, negative) : NPO_OK;
 }
 
@@ -79,9 +99,10 @@ npo_err npo_drawer_init(npo_drawer *drawer, npo_context *ctx, const npo_setup *s
         (npo_drawer){.ctx = ctx,
                      .setup = setup,
                      .settings = settings_of(&ctx->task->spec->sample, model->schedule, spacing),
+                     .batch = choose_batch(ctx->task->spec, model->latent),
                      .floats = npo_latent_floats(model->image)};
-    npo_err err = NPO_OK;
-    if (model->folder.vae_config)
+    npo_err err = check_pictures(drawer);
+    if (err == NPO_OK && model->folder.vae_config)
         err = npo_model_need_vae(model, npo_loaded_backend(ctx->cache), ctx->error);
     if (err == NPO_OK)
         err = alloc(drawer);
@@ -181,8 +202,7 @@ npo_err npo_drawer_run(npo_drawer *drawer, const npo_drawing *drawing, float *re
 {
     const npo_sampler_options options = options_of(drawer, drawing);
     float *x = drawer->latents ? drawer->latents : ret_images;
-    assert((!drawing->two || drawer->negative) &&
-           drawing->n <= drawer->ctx->task->spec->sample.batch);
+    assert((!drawing->two || drawer->negative) && drawing->n <= drawer->batch);
     begin(drawer, drawing, x);
     NPO_TRY(npo_sampler_run(&options, drawing->n, x, drawer->prompts, drawer->negative_prompts,
                             drawer->ctx->error));

@@ -6,6 +6,10 @@
 #include "worker/tasks/setup.h"
 #include "worker/tasks/watch.h"
 
+/* Images a forward pass where the job does not say: one of latents with more positions keeps a
+ * processor busy by itself. */
+enum { NPO_DRAWER_BATCH = 16, NPO_DRAWER_BATCH_POSITIONS = 32 * 32 };
+
 /* Which starting noise an image has. */
 typedef struct {
     uint64_t seed;
@@ -18,9 +22,10 @@ typedef struct {
     npo_sampler_settings settings;
     npo_network_denoiser *positive, *negative; /* negative NULL: one network */
     npo_watch positive_watch, negative_watch;
+    int64_t batch;  /* images a forward pass */
     size_t floats;  /* of one image */
-    float *latents; /* [the job's sample.batch, ...]; NULL: samples are images */
-    /* [sample.batch] */
+    float *latents; /* [batch, ...]; NULL: samples are images */
+    /* [batch] */
     int32_t *prompts, *negative_prompts;
     npo_drawer_noise *noise;
 } npo_drawer;
@@ -30,14 +35,14 @@ typedef struct {
     double scale; /* guidance scale */
     bool two;     /* the second network predicts the negative branch, else the first does */
     uint64_t seed;
-    int64_t first, n; /* images first .. first + n - 1, at most the job's sample.batch. The number
+    int64_t first, n; /* images first .. first + n - 1, at most the drawer's batch. The number
                        * of an image decides its starting noise, and its prompt: they take turns.
                        * Where the job has seeds by prompt, images count by prompt. */
 } npo_drawing;
 
-/* positive, negative: weights; negative NULL: no second network. The job's sample.batch is the size
- * of a forward pass. spacing: where the job says DEFAULT and the sampler has it. *drawer must stay
- * where it is. */
+/* positive, negative: weights; negative NULL: no second network. spacing: where the job says
+ * DEFAULT and the sampler has it. *drawer must stay where it is. Errors: NPO_E_UNSUPPORTED for a
+ * model whose samples are no pictures. */
 npo_err npo_drawer_init(npo_drawer *drawer, npo_context *ctx, const npo_setup *setup,
                         npo_spacing spacing, const npo_params *positive,
                         const npo_params *negative) NPO_MUST_CHECK;

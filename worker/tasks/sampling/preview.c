@@ -38,7 +38,7 @@ static npo_err choose_weights(npo_sampling *s)
 static npo_err draw(preview *p)
 {
     npo_sampling *s = p->s;
-    int64_t batch = s->ctx->task->spec->sample.batch, all = p->rows * p->columns;
+    int64_t batch = s->drawer.batch, all = p->rows * p->columns;
     size_t floats = s->drawer.floats;
     for (int column = 0; column < p->columns; column++) {
         int64_t first = s->negative ? 0 : column * (int64_t)s->setup.prompt_count;

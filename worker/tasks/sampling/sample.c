@@ -14,7 +14,7 @@ typedef struct {
     npo_sampling sampling;
     int64_t count;
     char *dir;
-    float *images; /* [sample.batch, ...] */
+    float *images; /* [drawer.batch, ...] */
     float *shown;  /* [shown_count, ...] for the sheet; NULL: none is wanted */
     int64_t shown_count;
 } pictures;
@@ -42,7 +42,7 @@ static npo_err write_image(pictures *p, int64_t i, const float *x)
 static npo_err draw_images(pictures *p)
 {
     npo_sampling *s = &p->sampling;
-    int64_t batch = s->ctx->task->spec->sample.batch;
+    int64_t batch = s->drawer.batch;
     size_t floats = s->drawer.floats;
     npo_context_start(s->ctx);
     for (int64_t at = 0; at < p->count; at += batch) {
@@ -139,8 +139,7 @@ static npo_err open_pictures(pictures *p)
     NPO_TRY(npo_drawer_init(&s->drawer, s->ctx, &s->setup, NPO_SPACING_DEFAULT, s->positive,
                             s->negative));
     p->count = s->ctx->task->spec->sample.count;
-    p->images =
-        calloc((size_t)s->ctx->task->spec->sample.batch, s->drawer.floats * sizeof *p->images);
+    p->images = calloc((size_t)s->drawer.batch, s->drawer.floats * sizeof *p->images);
     if (!p->images)
         return npo_context_fail(s->ctx, NPO_E_NOMEM, "images");
     NPO_TRY(open_sheet(p));

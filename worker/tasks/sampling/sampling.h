@@ -14,7 +14,7 @@ typedef struct {
     const npo_params *positive, *negative; /* negative NULL: one network */
 } npo_sampling;
 
-/* Images first .. first + n - 1, n at most the job's sample.batch, into ret_images. */
+/* Images first .. first + n - 1, n at most drawer.batch, into ret_images. */
 npo_err npo_sampling_draw(npo_sampling *s, bool two, int64_t first, int64_t n,
                           float *ret_images) NPO_MUST_CHECK;
 npo_grid_options npo_sampling_grid(const npo_sampling *s, int columns, int rows);
