@@ -53,9 +53,8 @@ static npo_err settle(cJSON *spec, npo_error *error)
     return err ? err : npo_job_file_check(spec, &job, error);
 }
 
-/* Checks, imports, submits, follows. from_job 0: none. */
-static npo_exit run_spec(npo_session *session, cJSON *spec, int64_t from_job, int64_t from_step,
-                         int64_t *ret_job)
+npo_exit npo_made_job_submit(npo_session *session, cJSON *spec, int64_t from_job, int64_t from_step,
+                             int64_t *ret_job)
 {
     npo_submission submission = {.from_job = from_job, .from_step = from_step};
     npo_answer answer = {0};
@@ -74,7 +73,7 @@ npo_exit npo_made_job_export(npo_session *session, int64_t job, int64_t step, in
     cJSON_AddStringToObject(spec, "recipe", "export");
     npo_exit code = spec ? npo_made_job_set_base(session, spec, job) : no_memory();
     if (!code)
-        code = run_spec(session, spec, job, step, ret_export);
+        code = npo_made_job_submit(session, spec, job, step, ret_export);
     cJSON_Delete(spec);
     return code;
 }
@@ -125,7 +124,7 @@ npo_exit npo_made_job_run(const npo_made_job *made)
     if (!code)
         code = made->build(session, made->values, spec);
     if (!code)
-        code = run_spec(session, spec, 0, -1, &job);
+        code = npo_made_job_submit(session, spec, 0, -1, &job);
     if (!code && (code = made->fetch(session, made->values, job)))
         fprintf(stderr,
                 "npoctl: job %lld is done; 'npoctl get %lld --out DIR' fetches its outputs\n",

@@ -12,6 +12,9 @@ npo_exit npo_made_job_set_model(npo_session *session, cJSON *spec, const char *k
                                 const char *text);
 /* Puts the model into spec that a job trained from: what its own job file names. */
 npo_exit npo_made_job_set_base(npo_session *session, cJSON *spec, int64_t job);
+/* Checks, imports, submits and follows a job. from_job 0: none that it continues. */
+npo_exit npo_made_job_submit(npo_session *session, cJSON *spec, int64_t from_job, int64_t from_step,
+                             int64_t *ret_job);
 /* A command whose job is built from its flags, and whose outputs are fetched at its end. */
 typedef struct {
     const npo_common_values *common;

@@ -70,6 +70,85 @@ def self_npo_from_submit_to_export(box):
     check(model_of(box, other) != model_of(box, job), "another seed gave the same model")
 
 
+def floats(tensor):
+    shape, data = tensor
+    return struct.unpack(f"<{len(data) // 4}f", data)
+
+
+UNET = "/unet/diffusion_pytorch_model.safetensors"
+
+
+@test
+def export_in_every_form(box):
+    box.cluster()
+    job = finish(box, box.self_npo())
+    box.ctl("export", job, box.dir + "/negative")
+    base, _ = read_safetensors(box.model() + UNET)
+    negative, _ = read_safetensors(box.dir + "/negative" + UNET)
+
+    def compare(path, scale, keep=1.0):
+        tensors, _ = read_safetensors(path)
+        check_equal(sorted(tensors), sorted(base), f"tensors of {path}")
+        for name in base:
+            for x, b, n in zip(floats(tensors[name]), floats(base[name]), floats(negative[name])):
+                expected = keep * b + scale * (n - b)
+                check(abs(x - expected) < 1e-6, f"{path}: {name} holds {x}, expected {expected}")
+
+    out = box.dir + "/"
+    box.ctl("export", job, out + "half", "--beta", "0.5")
+    compare(out + "half" + UNET, 0.5)
+    box.ctl("export", job, out + "one", "--form", "one-network", "--weight", "0.25")
+    compare(out + "one" + UNET, -0.25)
+    box.ctl("export", job, out + "delta.safetensors", "-f", "delta")
+    compare(out + "delta.safetensors", 1.0, keep=0.0)
+    box.ctl("export", out + "negative", out + "merge", "--form", "merge", "--positive", job, "--model",
+            box.model(), "--alpha", "0.5", "--beta", "0.25")
+    compare(out + "merge" + UNET, 0.75)
+    box.ctl("export", f"{job}@4", out + "at4", "-f", "delta")
+    check_equal(harness.tree_hash(out + "at4"), harness.tree_hash(out + "delta.safetensors"),
+                "delta of the last checkpoint")
+
+    done = box.ctl("export", job, out + "lora.safetensors", "-f", "lora", "--rank", "4096")
+    check_in("error ", done.out, "what npoctl export prints")
+    lora, _ = read_safetensors(out + "lora.safetensors")
+    check_in("unet.conv_in.lora_A.weight", lora, "names of a LoRA")
+    with open(out + "lora.safetensors.json") as file:
+        report = json.load(file)
+    check(0 < report["error"] < 1, f"biases are left out: {report['error']}")
+    check(max(layer["error"] for layer in report["layers"]) < 1e-5, "error at full rank")
+    box.ctl("export", job, out + "kohya.safetensors", "-f", "lora", "-e", "0.5", "--naming", "kohya",
+            "--dtype", "f16")
+    kohya, _ = read_safetensors(out + "kohya.safetensors")
+    check_in("lora_unet_conv_in.lora_down.weight", kohya, "names of a LoRA of kohya")
+
+
+@test
+def export_refuses_what_makes_no_sense(box):
+    box.cluster()
+    job = finish(box, box.self_npo(steps=2))
+    out = box.dir + "/out"
+    for options, sentence in (
+            (["-f", "lora"], "missing key 'export.rank'"),
+            (["-f", "lora", "--rank", "0"], "--rank"),
+            (["-f", "lora", "--energy", "1.5"], "--energy"),
+            (["-f", "one-network"], "missing key 'export.w'"),
+            (["-f", "merge"], "missing key 'positive'"),
+            (["-f", "half"], "export.form"),
+            (["--positive", box.model(2)], "'positive' has no meaning")):
+        done = box.ctl("export", job, out, *options, check_code=2)
+        check_in(sentence, done.err, f"what npoctl export {options} says")
+    other = box.dir + "/other"
+    harness.tiny_model.make(other, size=8)
+    with open(other + "/unet/config.json") as file:
+        config = json.load(file)
+    config["cross_attention_dim"] = 24
+    with open(other + "/unet/config.json", "w") as file:
+        json.dump(config, file)
+    done = box.ctl("export", other, out, "--model", other, "-f", "delta", check_code=1)
+    check_in("shape", done.err, "what npoctl export says of another network")
+    check(not os.path.exists(out) and not os.path.exists(out + ".json"), "something was written")
+
+
 @test
 def metrics_are_json_lines(box):
     box.cluster()
