@@ -96,11 +96,17 @@ static void test_schedule_grid_is_the_methods(void **state)
  * for. */
 static void test_schedule_mixtures_invert_the_forward_process(void **state)
 {
-    static const int64_t points[] = {0, 39, 499, 998};
+    static const int64_t points[] = {0, 39, 499, 998, 999};
+    static const struct {
+        npo_prediction prediction;
+        bool zero_snr;
+    } models[] = {{NPO_PREDICT_EPSILON, false}, {NPO_PREDICT_V, false}, {NPO_PREDICT_V, true}};
     const double x0 = 0.7, eps = -1.3;
-    for (int prediction = NPO_PREDICT_EPSILON; prediction <= NPO_PREDICT_V; prediction++) {
+    for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
         npo_schedule_config config = sd;
+        npo_prediction prediction = models[m].prediction;
         config.prediction = prediction;
+        config.zero_terminal_snr = models[m].zero_snr;
         npo_schedule *schedule = make(config);
         for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
             int64_t t = points[i];
