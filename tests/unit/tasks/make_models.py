@@ -1,6 +1,6 @@
 """Models and data for the tests of tasks: the tiny pipeline of tests/e2e as it is (8x8), another whose
-samples have the classifier's size (28x28), each with images to train on, and one with a VAE (16x16 latents
-of 64x64 images)."""
+samples have the classifier's size (28x28), each with images to train on, one with a VAE (16x16 latents
+of 64x64 images), and a Stable Diffusion XL (8x8 latents of 32x32 images)."""
 import json
 import os
 import shutil
@@ -79,6 +79,9 @@ def main(folder):
     shutil.copytree(golden + "/vae-tiny/vae", folder + "/xl/vae")
     shutil.copytree(folder + "/vae", folder + "/vae-other")
     set_part(folder + "/vae-other/vae", latent_channels=8)
+    golden = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../golden")
+    shutil.copytree(golden + "/sdxl-small", folder + "/xl")
+    shutil.copytree(golden + "/vae-tiny/vae", folder + "/xl/vae")
     write_captions(folder + "/captions", 6)
     write_captions(folder + "/colours", 5, size=(32, 48), colour=True)
     os.makedirs(folder + "/large-data")

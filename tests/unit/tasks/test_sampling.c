@@ -244,6 +244,45 @@ static void test_sampling_starts_from_encoded_images(void **state)
                    NPO_E_SHAPE, "8 x 8 with 1 channels, expected 48 x 32 with 3");
 }
 
+/* ---- Stable Diffusion XL ---- */
+
+static const char *with_xl(const char *more)
+{
+    static char text[2048];
+    snprintf(text, sizeof text, "model=%s %s", model_path("xl"), more);
+    return text;
+}
+
+#define SAMPLE_XL(more)                                                                            \
+    "{'recipe':'sample','model':'m','prompts':['a sneaker','a bag'],'height':32,'width':20,"       \
+    "'sample':{'count':2,'batch':2,'steps':2,'guidance_scale':5" more "}}"
+
+/* No negative prompt is zeros, which a text without words is not. */
+static void test_sampling_with_xl(void **state)
+{
+    one_task zeros, text;
+    run_task(&zeros, "sample", SAMPLE_XL(""), "{}", with_xl(""));
+    run_task(&text, "sample", SAMPLE_XL(",'negative_prompt':' '"), "{}", with_xl(""));
+    npo_image image = picture(&zeros, 0);
+    assert_true(image.height == 32 && image.width == 20 && image.channels == 3);
+    npo_image_fini(&image);
+    assert_false(same_picture(&zeros, 0, &text, 0));
+    one_task_fini(&zeros);
+    one_task_fini(&text);
+}
+
+static void test_sampling_trains_xl_on_encoded_images(void **state)
+{
+    one_task t;
+    char inputs[1200], path[400];
+    snprintf(inputs, sizeof inputs, "data=%s", model_path("colours"));
+    run_task(&t, "train", "{'recipe':'diffusion'," ON_IMAGES ",'warmup_steps':0}}",
+             "{'first_step':0,'steps':2}", with_xl(inputs));
+    snprintf(path, sizeof path, "%s/checkpoint", t.dir);
+    assert_true(npo_file_exists(path));
+    one_task_fini(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -256,6 +295,8 @@ int main(void)
         cmocka_unit_test(test_sampling_writes_settings_into_pictures),
         cmocka_unit_test(test_sampling_trains_on_encoded_images),
         cmocka_unit_test(test_sampling_starts_from_encoded_images),
+        cmocka_unit_test(test_sampling_with_xl),
+        cmocka_unit_test(test_sampling_trains_xl_on_encoded_images),
     };
     return cmocka_run_group_tests_name("sampling", tests, job_dir_setup, job_dir_teardown);
 }
