@@ -37,13 +37,14 @@ typedef int32_t npo_value;
 npo_err npo_graph_new(npo_backend *backend, npo_layout *layout,
                       npo_graph **ret_graph) NPO_MUST_CHECK;
 void npo_graph_free(npo_graph *graph);
+npo_layout *npo_graph_layout(const npo_graph *graph); /* borrowed */
 
 /* ---- recording (ops are in kernels/op.h) ---- */
 
 /* Fed by the caller before each run through npo_graph_input_data. */
 npo_value npo_graph_input(npo_graph *graph, const char *name, npo_dtype dtype, int ndim,
                           const int64_t *dims);
-/* A trainable tensor of the layout, by its published name. */
+/* A tensor of the layout, by its published name: trainable, but for those of an adapter's base. */
 npo_value npo_graph_param(npo_graph *graph, const char *name, int ndim, const int64_t *dims);
 /* Names a value that can be read after a run (network output, a block's output in tests). */
 void npo_graph_output(npo_graph *graph, const char *name, npo_value value);
@@ -97,7 +98,8 @@ void *npo_graph_input_data(npo_graph *graph, const char *name);
 const float *npo_graph_output_data(npo_graph *graph, const char *name, npo_shape *ret_shape);
 const float *npo_graph_input_grad(npo_graph *graph, const char *name);
 
-/* Forward. params must have the graph's layout (asserted). */
+/* Forward. params must have the graph's layout and, where that is an adapter's, a base
+ * (asserted). */
 npo_err npo_graph_forward(npo_graph *graph, const npo_params *params,
                           npo_error *error) NPO_MUST_CHECK;
 /* Backward of the loss after a forward with the same params; ADDS scale * gradient into grads (a

@@ -13,6 +13,8 @@ enum { ALIGN_FLOATS = 16, ALIGN_BYTES = 64 };
 struct npo_layout {
     atomic_int refs;
     bool frozen;
+    npo_layout *base; /* of an adapter, else NULL */
+    float scale;
     npo_param_info *infos;
     size_t count, cap;
     size_t floats;
@@ -22,6 +24,7 @@ struct npo_layout {
 
 struct npo_params {
     npo_layout *layout;
+    const npo_params *base;
     float *data;
     uint64_t version;
 };
@@ -40,6 +43,24 @@ npo_err npo_layout_new(npo_layout **ret_layout)
     return NPO_OK;
 }
 
+npo_err npo_layout_new_adapter(npo_layout *base, float scale, npo_layout **ret_layout)
+{
+    NPO_TRY(npo_layout_new(ret_layout));
+    (*ret_layout)->base = npo_layout_ref(base);
+    (*ret_layout)->scale = scale;
+    return NPO_OK;
+}
+
+npo_layout *npo_layout_base(const npo_layout *layout)
+{
+    return layout->base;
+}
+
+float npo_layout_scale(const npo_layout *layout)
+{
+    return layout->scale;
+}
+
 npo_layout *npo_layout_ref(npo_layout *layout)
 {
     atomic_fetch_add(&layout->refs, 1);
@@ -50,6 +71,7 @@ void npo_layout_unref(npo_layout *layout)
 {
     if (!layout || atomic_fetch_sub(&layout->refs, 1) > 1)
         return;
+    npo_layout_unref(layout->base);
     free(layout->infos);
     free(layout->table);
     free(layout);
@@ -236,6 +258,18 @@ float *npo_params_edit(npo_params *params)
 uint64_t npo_params_version(const npo_params *params)
 {
     return params->version;
+}
+
+void npo_params_set_base(npo_params *params, const npo_params *base)
+{
+    assert(base->layout == params->layout->base);
+    params->base = base;
+    npo_params_edit(params);
+}
+
+const npo_params *npo_params_base(const npo_params *params)
+{
+    return params->base;
 }
 
 void npo_params_copy(npo_params *to, const npo_params *from)

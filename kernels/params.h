@@ -44,6 +44,14 @@ const npo_param_info *npo_layout_at(const npo_layout *layout, size_t index);    
 const npo_param_info *npo_layout_find(const npo_layout *layout, const char *name); /* or NULL */
 size_t npo_layout_floats(const npo_layout *layout); /* of the flat buffer, padding included */
 
+/* A layout of an adapter: few tensors that are trained beside a frozen base, whose layout it keeps
+ * by reference. A graph of such a layout takes tensors that the base has from the base of the set
+ * it runs with, and wants no gradients of them. scale: what the adapter's part is multiplied by. */
+npo_err npo_layout_new_adapter(npo_layout *base, float scale,
+                               npo_layout **ret_layout) NPO_MUST_CHECK;
+npo_layout *npo_layout_base(const npo_layout *layout); /* borrowed; NULL for a whole network's */
+float npo_layout_scale(const npo_layout *layout);      /* of an adapter */
+
 /* Zeroed, 64-byte aligned. Freezes the layout. */
 npo_err npo_params_new(npo_layout *layout, npo_params **ret_params) NPO_MUST_CHECK;
 void npo_params_free(npo_params *params);
@@ -53,6 +61,10 @@ const float *npo_params_data(const npo_params *params);  /* flat buffer */
  * set packs them again at its next run. Call it anew before each batch of writes. */
 float *npo_params_edit(npo_params *params);
 uint64_t npo_params_version(const npo_params *params); /* unique over all sets of the process */
+/* Of an adapter's set: the frozen weights beside it, of the layout's base (asserted). Borrowed for
+ * the set's life. Raises the version. */
+void npo_params_set_base(npo_params *params, const npo_params *base);
+const npo_params *npo_params_base(const npo_params *params);  /* NULL: none */
 void npo_params_copy(npo_params *to, const npo_params *from); /* same layout, asserted */
 
 #endif

@@ -332,6 +332,15 @@ static npo_err check_schedule(const npo_job *job, npo_error *error)
     return NPO_OK;
 }
 
+static npo_err check_lora(const npo_job *job, npo_error *error)
+{
+    if (job->init_random && job->train.lora.rank)
+        return npo_error_set(error, NPO_E_USAGE,
+                             "train.lora: found it with init_random, expected a trained model to "
+                             "stand beside");
+    return NPO_OK;
+}
+
 static npo_err check_pipeline(const npo_job *job, npo_error *error)
 {
     if (job->recipe == NPO_RECIPE_SELF_NPO && job->pipeline == NPO_PIPELINE_FUSED &&
@@ -449,11 +458,10 @@ static npo_err check_tasks(const npo_job *job, npo_error *error)
 }
 
 static npo_err (*const checks[])(const npo_job *, npo_error *) = {
-    check_name,     check_workers,     check_batch,           check_schedule,
-    check_pipeline, check_starts,      check_sample,          check_lists,
-    check_prompts,  check_constraints, check_negative_prompt, check_seeds,
-    check_sampler,  check_from,        check_evaluate,        npo_job_check_export,
-    check_tasks,
+    check_name,        check_workers,         check_batch,  check_schedule, check_lora,
+    check_pipeline,    check_starts,          check_sample, check_lists,    check_prompts,
+    check_constraints, check_negative_prompt, check_seeds,  check_sampler,  check_from,
+    check_evaluate,    npo_job_check_export,  check_tasks,
 };
 
 /* ---- all together ---- */
@@ -464,6 +472,8 @@ static void derive(npo_job_reader *reader)
     const char *name = reader->name && *reader->name ? reader->name : npo_job_recipes[job->recipe];
     snprintf(job->name, sizeof job->name, "%s", name);
     job->has_evaluate = reader->evaluate != NULL;
+    if (job->train.lora.rank && job->train.lora.alpha == 0)
+        job->train.lora.alpha = (double)job->train.lora.rank;
     if (job->has_evaluate && !is_given(&job->evaluate.data))
         job->evaluate.data = job->data;
 }
@@ -507,6 +517,11 @@ const char *npo_job_starts_name(const npo_job *job)
 const char *npo_job_lr_schedule_name(const npo_job *job)
 {
     return npo_job_lr_schedules[job->train.lr_schedule];
+}
+
+const char *npo_lora_targets_name(int targets)
+{
+    return npo_job_lora_targets_names[targets];
 }
 
 const char *npo_optimizer_name(npo_optimizer_kind kind)

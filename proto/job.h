@@ -24,6 +24,8 @@ typedef enum { NPO_STARTS_NOISE, NPO_STARTS_LATENTS, NPO_STARTS_FULL } npo_start
 typedef enum { NPO_PIPELINE_STAGED, NPO_PIPELINE_FUSED } npo_pipeline;
 typedef enum { NPO_LOSS_PSEUDO_HUBER, NPO_LOSS_MSE } npo_loss_kind;
 typedef enum { NPO_LR_CONSTANT, NPO_LR_COSINE, NPO_LR_LINEAR } npo_lr_kind;
+/* train.lora.targets, numbered as npo_lora_targets. */
+typedef enum { NPO_JOB_LORA_ATTENTION, NPO_JOB_LORA_LINEAR, NPO_JOB_LORA_ALL } npo_job_lora_targets;
 typedef enum { NPO_OPTIMIZER_ADAMW, NPO_OPTIMIZER_ADAMW8BIT } npo_optimizer_kind;
 /* sample.sampler and sample.spacing, numbered as npo_sampler_kind and npo_spacing. */
 typedef enum {
@@ -70,6 +72,11 @@ typedef struct {
     double huber_c;
     double empty_prompt_share; /* of the student's prompts */
     int weights;               /* npo_weights_kind: what export hands out */
+    struct {
+        int64_t rank; /* 0: the whole network is trained */
+        double alpha; /* 0 in the file: the rank */
+        int targets;  /* npo_job_lora_targets */
+    } lora;
 } npo_job_train;
 
 typedef struct {
@@ -165,6 +172,7 @@ const char *const *npo_job_path_keys(void);
 const char *npo_job_recipe_name(npo_recipe recipe);
 const char *npo_job_starts_name(const npo_job *job);      /* of generate.starts */
 const char *npo_job_lr_schedule_name(const npo_job *job); /* of train.lr_schedule */
+const char *npo_lora_targets_name(int targets);           /* "attention" */
 const char *npo_optimizer_name(npo_optimizer_kind kind);  /* "adamw", "adamw8bit" */
 const char *npo_job_sampler_name(const npo_job *job);     /* of sample.sampler */
 const char *npo_job_spacing_name(const npo_job *job);     /* of sample.spacing */

@@ -25,6 +25,7 @@ const char *const npo_job_starts[] = {"noise", "latents", "full", NULL};
 static const char *const pipelines[] = {"staged", "fused", NULL};
 static const char *const losses[] = {"pseudo-huber", "mse", NULL};
 const char *const npo_job_lr_schedules[] = {"constant", "cosine", "linear", NULL};
+const char *const npo_job_lora_targets_names[] = {"attention", "linear", "all", NULL};
 const char *const npo_job_optimizers[] = {"adamw", "adamw8bit", NULL};
 const char *const npo_job_samplers[] = {"ddim", "dpmpp-2m", "euler", "euler-ancestral", NULL};
 const char *const npo_job_spacings[] = {"leading", "trailing", "linspace",
@@ -153,6 +154,17 @@ static const npo_job_row train[] = {
      "part of the samples that train with the empty prompt"},
     {CHOICE("weights", job.train.weights, weights), NPO_FOR_TRAINING, NONE,
      "which network is exported"},
+    {TREE("lora", OBJECT, lora), NPO_FOR_DENOISER, NONE,
+     "section: train a LoRA beside the frozen model instead of all weights"},
+};
+
+static const npo_job_row lora[] = {
+    {INT("rank", job.train.lora.rank, 1, NPO_LORA_RANK_MAX), NPO_FOR_DENOISER, NPO_FOR_DENOISER,
+     "columns of each pair of matrices"},
+    {NUMBER("alpha", job.train.lora.alpha, 0, 1e6), NPO_FOR_DENOISER, NONE,
+     "the LoRA's part is multiplied by alpha / rank; 0: the rank"},
+    {CHOICE("targets", job.train.lora.targets, npo_job_lora_targets_names), NPO_FOR_DENOISER, NONE,
+     "attention: its four projections; linear: all linear layers; all: convolutions too"},
 };
 
 static const npo_job_row generate[] = {
@@ -243,6 +255,7 @@ static const npo_job_row export[] = {
 const npo_job_section npo_job_sections[NPO_JOB_SECTIONS] = {
     SECTION("", 0, top),
     SECTION("train", AT(train), train),
+    SECTION("train.lora", AT(lora), lora),
     SECTION("generate", AT(generate), generate),
     SECTION("sample", AT(sample), sample),
     SECTION("evaluate", AT(evaluate), evaluate),
@@ -250,6 +263,7 @@ const npo_job_section npo_job_sections[NPO_JOB_SECTIONS] = {
 };
 FITS(top);
 FITS(train);
+FITS(lora);
 FITS(generate);
 FITS(sample);
 FITS(evaluate);

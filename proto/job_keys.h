@@ -24,7 +24,7 @@ typedef struct {
     int recipe;
     const char *name;
     const cJSON *model, *negative, *positive, *data, *classifier, *evaluate_data; /* references */
-    const cJSON *train, *generate, *sample, *evaluate, *export;                   /* sections */
+    const cJSON *train, *lora, *generate, *sample, *evaluate, *export;            /* sections */
 } npo_job_reader;
 
 typedef struct {
@@ -42,7 +42,7 @@ typedef struct {
     size_t count;
 } npo_job_section;
 
-enum { NPO_JOB_SECTIONS = 6, NPO_JOB_ROWS_MAX = 32 };
+enum { NPO_JOB_SECTIONS = 7, NPO_JOB_ROWS_MAX = 32 };
 
 /* The top level first. */
 extern const npo_job_section npo_job_sections[NPO_JOB_SECTIONS];
@@ -50,10 +50,11 @@ extern const npo_job_section npo_job_sections[NPO_JOB_SECTIONS];
 extern const char *const npo_job_recipes[];      /* npo_recipe */
 extern const char *const npo_job_starts[];       /* npo_starts */
 extern const char *const npo_job_lr_schedules[]; /* npo_lr_kind */
-extern const char *const npo_job_optimizers[];   /* npo_optimizer_kind */
-extern const char *const npo_job_samplers[];     /* npo_job_sampler */
-extern const char *const npo_job_spacings[];     /* npo_job_spacing */
-extern const char *const npo_job_forms[];        /* npo_export_form */
+extern const char *const npo_job_lora_targets_names[];
+extern const char *const npo_job_optimizers[]; /* npo_optimizer_kind */
+extern const char *const npo_job_samplers[];   /* npo_job_sampler */
+extern const char *const npo_job_spacings[];   /* npo_job_spacing */
+extern const char *const npo_job_forms[];      /* npo_export_form */
 
 /* job_export.c: the rules of recipe export. Errors: NPO_E_USAGE. */
 npo_err npo_job_check_export(const npo_job *job, npo_error *error) NPO_MUST_CHECK;

@@ -24,8 +24,8 @@ static void mark_needs_grad(npo_plan *p)
     for (size_t v = 0; v < g->value_count; v++) {
         const npo_graph_value *value = npo_graph_at(g, (npo_value)v);
         bool input = value->source == NPO_SOURCE_INPUT && value->shape.dtype == NPO_F32;
-        p->roots[v].needs_grad =
-            value->source == NPO_SOURCE_PARAM || (input && p->options->input_grads);
+        p->roots[v].needs_grad = (value->source == NPO_SOURCE_PARAM && !value->is_frozen) ||
+                                 (input && p->options->input_grads);
     }
     for (int i = 0; i < p->n; i++) {
         const npo_graph_node *node = &g->nodes[i];

@@ -36,14 +36,20 @@ static npo_place add_private(npo_plan *p, const npo_shape *shape)
     return place;
 }
 
+static npo_place place_param(const npo_graph *g, const npo_graph_value *value)
+{
+    const npo_layout *layout = value->is_frozen ? npo_layout_base(g->layout) : g->layout;
+    return (npo_place){value->is_frozen ? NPO_PLACE_BASE : NPO_PLACE_PARAM,
+                       npo_layout_at(layout, value->param)->offset * sizeof(float)};
+}
+
 void npo_plan_place_fixed(npo_plan *p)
 {
     const npo_graph *g = p->graph;
     for (size_t v = 0; v < g->value_count; v++) {
         npo_graph_value *value = npo_graph_at(g, (npo_value)v);
         if (value->source == NPO_SOURCE_PARAM)
-            value->place =
-                (npo_place){NPO_PLACE_PARAM, npo_layout_at(g->layout, value->param)->offset * 4};
+            value->place = place_param(g, value);
         else if (value->is_private && value->root == (npo_value)v)
             value->place = add_private(p, &value->shape);
         if (value->source == NPO_SOURCE_INPUT && p->roots[v].needs_grad)
@@ -231,7 +237,8 @@ static void hand_weights(npo_plan *p, npo_graph_call *call, int time)
     call->at[NPO_AT_PACKED] = kept ? step->slot[call->side] : scratch(p, bytes, time);
     if (!kept && p->options->compute == NPO_COMPUTE_BF16 &&
         npo_in_set(npo_op_rule_of(node->desc.kind)->weights, 1) &&
-        call->at[NPO_AT_IN + 1].region == NPO_PLACE_PARAM)
+        (call->at[NPO_AT_IN + 1].region == NPO_PLACE_PARAM ||
+         call->at[NPO_AT_IN + 1].region == NPO_PLACE_BASE))
         call->at[NPO_AT_ROUNDED] = scratch(p, npo_plan_bytes(&node->desc.in[1]), time);
 }
 

@@ -45,8 +45,14 @@ void npo_graph_free(npo_graph *graph)
     free(graph->nodes);
     free(graph->outputs);
     free(graph->params);
+    free(graph->frozen);
     npo_layout_unref(graph->layout);
     free(graph);
+}
+
+npo_layout *npo_graph_layout(const npo_graph *graph)
+{
+    return graph->layout;
 }
 
 /* ---- failures ---- */
@@ -149,18 +155,19 @@ npo_value npo_graph_input(npo_graph *graph, const char *name, npo_dtype dtype, i
     return v->name ? value : fail_memory(graph);
 }
 
-static bool reserve_params(npo_graph *graph, size_t index)
+/* The value of tensor index, NONE where it has none yet; NULL without memory. */
+static npo_value *find_param(npo_value **list, size_t *cap, size_t index)
 {
-    while (index >= graph->param_cap) {
-        size_t old = graph->param_cap;
-        npo_value *params = reserve(graph->params, old, &graph->param_cap, sizeof *params);
+    while (index >= *cap) {
+        size_t old = *cap;
+        npo_value *params = reserve(*list, old, cap, sizeof *params);
         if (!params)
-            return false;
-        graph->params = params;
-        for (size_t i = old; i < graph->param_cap; i++)
+            return NULL;
+        *list = params;
+        for (size_t i = old; i < *cap; i++)
             params[i] = NPO_VALUE_NONE;
     }
-    return true;
+    return &(*list)[index];
 }
 
 npo_value npo_graph_param(npo_graph *graph, const char *name, int ndim, const int64_t *dims)
@@ -168,20 +175,26 @@ npo_value npo_graph_param(npo_graph *graph, const char *name, int ndim, const in
     size_t index;
     if (graph->err)
         return NPO_VALUE_NONE;
-    npo_err err = npo_layout_add(graph->layout, name, ndim, dims, &index, &graph->error);
+    npo_layout *base = npo_layout_base(graph->layout);
+    bool is_frozen = base && npo_layout_find(base, name);
+    npo_err err =
+        npo_layout_add(is_frozen ? base : graph->layout, name, ndim, dims, &index, &graph->error);
     if (err) {
         graph->err = err;
         return NPO_VALUE_NONE;
     }
-    if (!reserve_params(graph, index))
+    npo_value *known = is_frozen ? find_param(&graph->frozen, &graph->frozen_cap, index)
+                                 : find_param(&graph->params, &graph->param_cap, index);
+    if (!known)
         return fail_memory(graph);
-    if (graph->params[index] != NPO_VALUE_NONE)
-        return graph->params[index];
+    if (*known != NPO_VALUE_NONE)
+        return *known;
     npo_shape shape = npo_shape_make(NPO_F32, ndim, dims);
     npo_value value = add_value(graph, NPO_SOURCE_PARAM, &shape);
     if (value != NPO_VALUE_NONE) {
         npo_graph_at(graph, value)->param = index;
-        graph->params[index] = value;
+        npo_graph_at(graph, value)->is_frozen = is_frozen;
+        *known = value;
     }
     return value;
 }

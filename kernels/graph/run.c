@@ -9,6 +9,8 @@
 typedef struct {
     npo_graph *graph;
     const float *params;
+    const float *base;     /* of an adapter's set, else NULL */
+    uint64_t base_version; /* 0: none */
     float *grads;
     const npo_pack_slot *slot; /* NULL: weights are packed as they are needed */
 } run;
@@ -20,6 +22,7 @@ static void *at(const run *r, npo_place place)
         [NPO_PLACE_ARENA] = r->graph->backend->arena,
         [NPO_PLACE_PRIVATE] = r->graph->memory,
         [NPO_PLACE_PARAM] = (char *)r->params,
+        [NPO_PLACE_BASE] = (char *)r->base,
         [NPO_PLACE_GRAD] = (char *)r->grads,
         [NPO_PLACE_SLOT] = r->slot ? r->slot->memory : NULL,
     };
@@ -75,14 +78,15 @@ static npo_err explain_packing(npo_err err, npo_error *error)
     return err ? npo_error_set(error, err, "cannot pack weights: %s", npo_err_text(err)) : NPO_OK;
 }
 
-static void *weight_of(const run *r, size_t node)
+static npo_place weight_of(const run *r, size_t node)
 {
     const npo_graph *g = r->graph;
     npo_value value = g->nodes[node].in[1];
-    return at(r, npo_graph_at(g, npo_graph_at(g, value)->root)->place);
+    return npo_graph_at(g, npo_graph_at(g, value)->root)->place;
 }
 
-/* Packs both sides of all weights in the slot; the arena is free to round them in. */
+/* Packs both sides of all weights in the slot, but for frozen ones that it has; the arena is free
+ * to round them in. */
 static npo_err pack_all(const run *r)
 {
     const npo_graph *g = r->graph;
@@ -92,7 +96,10 @@ static npo_err pack_all(const run *r)
             const npo_op_work *work = &g->steps[i].work;
             if (g->steps[i].slot[side].region != NPO_PLACE_SLOT)
                 continue;
-            const float *weight = weight_of(r, i);
+            npo_place place = weight_of(r, i);
+            if (place.region == NPO_PLACE_BASE && r->slot->base_version == r->base_version)
+                continue;
+            const float *weight = at(r, place);
             if (g->bf16) {
                 ops->round_bf16(g->backend, (size_t)npo_shape_count(&work->desc.in[1]), weight,
                                 g->backend->arena);
@@ -114,7 +121,7 @@ static npo_err find_slot(run *r, uint64_t version)
     npo_pack_slot *slot = &g->slots[0];
     for (size_t i = 0; i < g->slot_count; i++) {
         npo_pack_slot *other = &g->slots[i];
-        if (other->version == version) {
+        if (other->version == version && other->base_version == r->base_version) {
             slot = other;
             break;
         }
@@ -123,12 +130,13 @@ static npo_err find_slot(run *r, uint64_t version)
     }
     slot->used = ++g->slot_clock;
     r->slot = slot;
-    if (slot->version == version)
+    if (slot->version == version && slot->base_version == r->base_version)
         return NPO_OK;
     slot->version = 0;
-    NPO_TRY(pack_all(r));
-    slot->version = version;
-    return NPO_OK;
+    npo_err err = pack_all(r);
+    slot->version = err ? 0 : version;
+    slot->base_version = err ? 0 : r->base_version;
+    return err;
 }
 
 /* Rounds and packs what is not kept in a slot. */
@@ -257,10 +265,20 @@ static npo_err run_backward(run *r, float scale, npo_error *error)
     return run_calls(r, g->forward_calls, g->call_count, error);
 }
 
+static run run_with(npo_graph *graph, const npo_params *params)
+{
+    const npo_params *base = npo_params_base(params);
+    assert(!npo_layout_base(graph->layout) == !base);
+    return (run){.graph = graph,
+                 .params = npo_params_data(params),
+                 .base = base ? npo_params_data(base) : NULL,
+                 .base_version = base ? npo_params_version(base) : 0};
+}
+
 npo_err npo_graph_forward(npo_graph *graph, const npo_params *params, npo_error *error)
 {
     npo_backend *be = graph->backend;
-    run r = {.graph = graph, .params = npo_params_data(params)};
+    run r = run_with(graph, params);
     assert(graph->planned && !graph->err && npo_params_layout(params) == graph->layout);
     uint64_t version = npo_params_version(params);
     be->arena_stamp = graph->stamp = 0;
@@ -285,7 +303,8 @@ npo_err npo_graph_backward(npo_graph *graph, const npo_params *params, float sca
         return npo_error_set(error, NPO_E_STATE,
                              "backward without a forward of the same graph and "
                              "parameters just before");
-    run r = {.graph = graph, .params = npo_params_data(params), .grads = npo_params_edit(grads)};
+    run r = run_with(graph, params);
+    r.grads = npo_params_edit(grads);
     be->ops->enter(be);
     npo_err err = run_backward(&r, scale, error);
     be->ops->leave(be);

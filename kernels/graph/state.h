@@ -16,6 +16,7 @@ typedef enum {
     NPO_PLACE_ARENA,   /* the backend's shared arena */
     NPO_PLACE_PRIVATE, /* the graph's own memory */
     NPO_PLACE_PARAM,   /* the run's parameter set */
+    NPO_PLACE_BASE,    /* the frozen base of the run's parameter set */
     NPO_PLACE_GRAD,    /* the run's gradient set */
     NPO_PLACE_SLOT,    /* weights kept packed for this version of the parameters */
 } npo_region;
@@ -33,6 +34,7 @@ typedef struct {
     npo_value root;  /* whose memory it is: itself, but for a view */
     int node;        /* NODE: producer */
     size_t param;    /* PARAM: index in the layout */
+    bool is_frozen;  /* PARAM: in the layout's base */
     char *name;      /* INPUT, or NULL */
     bool is_private; /* input, output or loss: stays readable after a run */
     npo_place place; /* of a parameter, or of what is private */
@@ -89,7 +91,8 @@ typedef struct {
 /* Packed weights of one version of a parameter set: both sides of every op. */
 typedef struct {
     uint64_t version; /* 0: empty */
-    uint64_t used;    /* for choosing the oldest */
+    uint64_t base_version;
+    uint64_t used; /* for choosing the oldest */
     void *memory;
 } npo_pack_slot;
 
@@ -108,6 +111,8 @@ struct npo_graph {
     size_t output_count, output_cap;
     npo_value *params; /* by index in the layout */
     size_t param_cap;
+    npo_value *frozen; /* by index in the layout's base */
+    size_t frozen_cap;
 
     bool planned;
     npo_value loss;

@@ -1,5 +1,6 @@
 #include "worker/train/checkpoint.h"
 
+#include "common/bounds.h"
 #include "worker/model/files/safetensors.h"
 
 #include <assert.h>
@@ -105,6 +106,8 @@ static npo_err list_items(const npo_checkpoint_sets *sets, npo_optimizer_kind ki
 
 /* ---- writing ---- */
 
+enum { LORA_KEYS = 3 }; /* the last ones, which only a LoRA's checkpoint has */
+
 static npo_err write_items(const char *path, const listing *list,
                            const npo_tensor_metadata *metadata, size_t metadata_count,
                            npo_error *error)
@@ -127,7 +130,7 @@ static npo_err write_items(const char *path, const listing *list,
 npo_err npo_checkpoint_save(const char *path, const npo_checkpoint_sets *sets,
                             const npo_checkpoint_meta *meta, npo_error *error)
 {
-    char step[32], cursor[32], hyper[NPO_HASH_TEXT_SIZE];
+    char step[32], cursor[32], hyper[NPO_HASH_TEXT_SIZE], rank[32], alpha[32];
     npo_optimizer_kind kind = npo_moments_optimizer(sets->moments);
     snprintf(step, sizeof step, "%lld", (long long)meta->step);
     snprintf(cursor, sizeof cursor, "%lld", (long long)meta->cursor);
@@ -140,13 +143,19 @@ npo_err npo_checkpoint_save(const char *path, const npo_checkpoint_sets *sets,
         {"hyper", hyper},
         {"numeric_class", meta->numeric_class},
         {"optimizer", npo_optimizer_name(kind)},
+        {"lora_rank", rank},
+        {"lora_alpha", alpha},
+        {"lora_targets", npo_lora_targets_name((int)meta->lora.targets)},
     };
+    size_t count = sizeof metadata / sizeof metadata[0] - (meta->lora.rank ? 0 : LORA_KEYS);
+    snprintf(rank, sizeof rank, "%lld", (long long)meta->lora.rank);
+    snprintf(alpha, sizeof alpha, "%.17g", meta->lora.alpha);
     listing list = {0};
     npo_err err = list_items(sets, kind, &list);
     if (err)
         npo_error_set(error, err, "cannot write '%s': out of memory", path);
     else
-        err = write_items(path, &list, metadata, sizeof metadata / sizeof metadata[0], error);
+        err = write_items(path, &list, metadata, count, error);
     free(list.items);
     return err;
 }
@@ -183,6 +192,33 @@ static npo_err read_optimizer(const npo_safetensors *file, npo_optimizer_kind *r
                          npo_safetensors_path(file), name ? name : "missing");
 }
 
+static npo_err read_lora(const npo_safetensors *file, npo_lora_options *ret_lora, npo_error *error)
+{
+    const char *alpha = npo_safetensors_metadata(file, "lora_alpha");
+    const char *targets = npo_safetensors_metadata(file, "lora_targets");
+    npo_lora_options lora = {0};
+    if (!npo_safetensors_metadata(file, "lora_rank"))
+        return NPO_OK;
+    NPO_TRY(read_count(file, "lora_rank", &lora.rank, error));
+    lora.alpha = alpha ? strtod(alpha, NULL) : 0;
+    bool known = false;
+    for (int i = NPO_LORA_ATTENTION; targets && i <= NPO_LORA_ALL; i++)
+        if (strcmp(targets, npo_lora_targets_name(i)) == 0) {
+            lora.targets = (npo_lora_targets)i;
+            known = true;
+        }
+    if (!known || lora.rank < 1 || lora.rank > NPO_LORA_RANK_MAX || !(lora.alpha > 0) ||
+        !isfinite(lora.alpha))
+        return npo_error_set(error, NPO_E_FORMAT,
+                             "cannot load '%s': a LoRA of rank %lld, alpha '%s', targets '%s', "
+                             "expected a rank up to %d, an alpha above 0 and known targets",
+                             npo_safetensors_path(file), (long long)lora.rank,
+                             alpha ? alpha : "missing", targets ? targets : "missing",
+                             NPO_LORA_RANK_MAX);
+    *ret_lora = lora;
+    return NPO_OK;
+}
+
 static npo_err read_meta(const npo_safetensors *file, npo_checkpoint_meta *ret_meta,
                          npo_error *error)
 {
@@ -202,6 +238,7 @@ static npo_err read_meta(const npo_safetensors *file, npo_checkpoint_meta *ret_m
     npo_checkpoint_meta meta = {0};
     if (strcmp(version, "2") == 0)
         NPO_TRY(read_optimizer(file, &meta.optimizer, error));
+    NPO_TRY(read_lora(file, &meta.lora, error));
     NPO_TRY(read_count(file, "step", &meta.step, error));
     NPO_TRY(read_count(file, "cursor", &meta.cursor, error));
     if (!hyper || npo_hash_parse(hyper, &meta.hyper))

@@ -13,6 +13,8 @@
  *     "npo"          "checkpoint"
  *     "version"      "2"; a reader also takes "1", which has no "optimizer": it is "adamw"
  *     "optimizer"    "adamw" or "adamw8bit"
+ *     "lora_rank", "lora_alpha", "lora_targets"   where <name> are those of a LoRA
+ *                    (worker/model/networks/lora_layout.h): decimal, decimal, "attention"
  *     "step"         optimizer steps done, decimal
  *     "cursor"       samples of the data consumed, decimal
  *     "hyper"        32 hex digits: npo_hash of the canonical JSON of the hyper-parameters
@@ -24,6 +26,7 @@
 #define NPO_TRAIN_CHECKPOINT_H
 
 #include "common/hash.h"
+#include "worker/model/networks/lora_layout.h"
 #include "worker/train/moments.h"
 
 #define NPO_CHECKPOINT_VERSION   2
@@ -33,6 +36,7 @@ typedef struct {
     int64_t step;
     int64_t cursor;
     npo_hash hyper;
+    npo_lora_options lora;        /* rank 0: all of a network */
     npo_optimizer_kind optimizer; /* read only: saving takes that of the moments */
     char numeric_class[NPO_CHECKPOINT_CLASS_MAX];
 } npo_checkpoint_meta;

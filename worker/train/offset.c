@@ -45,30 +45,91 @@ static double relative(block_sums sums)
     return sums.offset > 0 ? NAN : 0;
 }
 
+typedef struct {
+    npo_offset_norms norms;
+    block_sums sums[NPO_OFFSET_BLOCKS_MAX];
+} measure;
+
+static void add(measure *m, const char *tensor, block_sums part)
+{
+    char name[NPO_OFFSET_NAME_MAX];
+    block_name(tensor, name);
+    size_t block = find_block(&m->norms, name);
+    m->sums[block].offset += part.offset;
+    m->sums[block].base += part.base;
+}
+
+static void finish(measure *m, npo_offset_norms *ret_norms)
+{
+    block_sums total = {0};
+    for (size_t i = 0; i < m->norms.count; i++) {
+        m->norms.blocks[i].relative = relative(m->sums[i]);
+        total.offset += m->sums[i].offset;
+        total.base += m->sums[i].base;
+    }
+    m->norms.total = relative(total);
+    *ret_norms = m->norms;
+}
+
+static double square(npo_backend *backend, const npo_params *params, const npo_param_info *info)
+{
+    double norm = npo_vec_norm(backend, info->count, npo_params_data(params) + info->offset);
+    return norm * norm;
+}
+
+/* |up down|^2 by the small products of each side: the sum of (up^T up) * (down down^T). */
+static double square_of_product(const npo_params *lora, const npo_param_info *down,
+                                const npo_param_info *up)
+{
+    const float *a = npo_params_data(lora) + down->offset, *b = npo_params_data(lora) + up->offset;
+    size_t rank = (size_t)down->dims[0], in = down->count / rank, out = (size_t)up->dims[0];
+    double sum = 0;
+    for (size_t i = 0; i < rank; i++)
+        for (size_t k = 0; k < rank; k++) {
+            double left = 0, right = 0;
+            for (size_t x = 0; x < out; x++)
+                left += (double)b[x * rank + i] * (double)b[x * rank + k];
+            for (size_t x = 0; x < in; x++)
+                right += (double)a[i * in + x] * (double)a[k * in + x];
+            sum += left * right;
+        }
+    return sum > 0 ? sum : 0;
+}
+
+/* Names of a LoRA's tensors stand in pairs, down and up. */
+static void measure_lora(npo_backend *backend, const npo_params *lora, npo_offset_norms *ret_norms)
+{
+    const npo_layout *layout = npo_params_layout(lora), *whole = npo_layout_base(layout);
+    double scale = (double)npo_layout_scale(layout);
+    measure m = {0};
+    for (size_t i = 0; i < npo_layout_count(whole); i++) {
+        const npo_param_info *info = npo_layout_at(whole, i);
+        add(&m, info->name, (block_sums){.base = square(backend, npo_params_base(lora), info)});
+    }
+    for (size_t i = 0; i + 1 < npo_layout_count(layout); i += 2) {
+        const npo_param_info *down = npo_layout_at(layout, i), *up = npo_layout_at(layout, i + 1);
+        double offset = scale * scale * square_of_product(lora, down, up);
+        add(&m, down->name, (block_sums){.offset = offset});
+    }
+    finish(&m, ret_norms);
+}
+
 void npo_offset_measure(npo_backend *backend, const npo_params *student, const npo_params *base,
                         npo_params *scratch, npo_offset_norms *ret_norms)
 {
     const npo_layout *layout = npo_params_layout(base);
-    npo_offset_norms norms = {0};
-    block_sums sums[NPO_OFFSET_BLOCKS_MAX] = {{0}}, total = {0};
+    measure m = {0};
+    if (npo_params_base(student)) {
+        measure_lora(backend, student, ret_norms);
+        return;
+    }
     npo_params_copy(scratch, student);
-    float *delta = npo_params_edit(scratch);
-    npo_vec_axpy(backend, npo_layout_floats(layout), -1, npo_params_data(base), delta);
+    npo_vec_axpy(backend, npo_layout_floats(layout), -1, npo_params_data(base),
+                 npo_params_edit(scratch));
     for (size_t i = 0; i < npo_layout_count(layout); i++) {
         const npo_param_info *info = npo_layout_at(layout, i);
-        char name[NPO_OFFSET_NAME_MAX];
-        block_name(info->name, name);
-        size_t block = find_block(&norms, name);
-        double offset = npo_vec_norm(backend, info->count, delta + info->offset);
-        double whole = npo_vec_norm(backend, info->count, npo_params_data(base) + info->offset);
-        sums[block].offset += offset * offset;
-        sums[block].base += whole * whole;
+        add(&m, info->name,
+            (block_sums){square(backend, scratch, info), square(backend, base, info)});
     }
-    for (size_t i = 0; i < norms.count; i++) {
-        norms.blocks[i].relative = relative(sums[i]);
-        total.offset += sums[i].offset;
-        total.base += sums[i].base;
-    }
-    norms.total = relative(total);
-    *ret_norms = norms;
+    finish(&m, ret_norms);
 }

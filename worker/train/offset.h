@@ -20,7 +20,8 @@ typedef struct {
     double total; /* over the whole network */
 } npo_offset_norms;
 
-/* All sets of one layout; scratch is overwritten. */
+/* All sets of one layout; scratch is overwritten. Or student is a LoRA beside base, and scratch is
+ * not used. */
 void npo_offset_measure(npo_backend *backend, const npo_params *student, const npo_params *base,
                         npo_params *scratch, npo_offset_norms *ret_norms);
 

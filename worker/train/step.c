@@ -81,6 +81,10 @@ static npo_err alloc_sets(npo_trainer *trainer)
     npo_params **const sets[] = {&trainer->student, &trainer->ema, &trainer->grads};
     for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++)
         NPO_TRY(npo_params_new(trainer->options.layout, sets[i]));
+    if (trainer->options.base) {
+        npo_params_set_base(trainer->student, trainer->options.base);
+        npo_params_set_base(trainer->ema, trainer->options.base);
+    }
     return npo_moments_new(trainer->options.layout, trainer->options.optimizer, &trainer->moments);
 }
 

@@ -32,7 +32,8 @@ double npo_train_lr(const npo_train_hyper *hyper, int64_t step);
 
 typedef struct {
     npo_backend *backend;          /* borrowed */
-    npo_layout *layout;            /* of npo_unet_layout; kept by reference */
+    npo_layout *layout;            /* of npo_unet_layout or npo_lora_layout; kept by reference */
+    const npo_params *base;        /* borrowed; what a LoRA stands beside, else NULL */
     const npo_unet_config *config; /* borrowed */
     npo_network_shape shape;
     const npo_prompts *prompts; /* borrowed */

@@ -74,6 +74,15 @@ static inline void read_all(const char *path, npo_buf *ret_buf)
         fail_msg("%s", error.text);
 }
 
+static inline size_t file_size(const char *path)
+{
+    npo_buf buf = NPO_BUF_INIT;
+    read_all(path, &buf);
+    size_t size = buf.len;
+    npo_buf_fini(&buf);
+    return size;
+}
+
 static inline void assert_same_file(const char *a, const char *b)
 {
     npo_buf x = NPO_BUF_INIT, y = NPO_BUF_INIT;

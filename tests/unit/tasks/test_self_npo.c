@@ -1,6 +1,7 @@
 /* The tasks of recipe self-npo from job to checkpoint, one rank, in this process. */
 #include "tests/unit/tasks/job_text.h"
 #include "worker/diffusion/trajectory/pool.h"
+#include "worker/train/checkpoint.h"
 
 static const char base_job[] =
     "{'recipe':'self-npo','workers':1,'seed':3,'round_steps':1,"
@@ -63,6 +64,68 @@ static void test_self_npo_staged_is_fused_full(void **state)
     check_staged_is_fused("generate.starts=full");
 }
 
+/* Two rounds, and the second one alone from the first one's checkpoint. */
+static void check_continues(const char *name, const char *changes)
+{
+    static const char hash_a[] = "0123456789abcdef0123456789abcdef";
+    static const char hash_b[] = "0123456789abcdef0123456789abcdff";
+    char all[900], whole[64], half[64], second[64];
+    snprintf(whole, sizeof whole, "%swhole", name);
+    snprintf(half, sizeof half, "%shalf", name);
+    snprintf(second, sizeof second, "%ssecond", name);
+    snprintf(all, sizeof all, "round_steps=2 train.steps=4 %s", changes);
+    run(whole, all, NULL);
+    snprintf(all, sizeof all, "round_steps=2 train.steps=2 %s", changes);
+    run(half, all, NULL);
+    const char *artifacts[] = {hash_a, job_path("%s/task-2/checkpoint", half), hash_b,
+                               job_path("%s/task-1/pool", half), NULL};
+    local_options options = {.threads = 1, .artifacts = artifacts};
+    snprintf(all, sizeof all,
+             "round_steps=2 train.steps=4 %s "
+             "from={\"job\":1,\"step\":2,\"checkpoint\":\"%s\",\"pools\":[\"%s\"]}",
+             changes, hash_a, hash_b);
+    run(second, all, &options);
+    assert_same_file(job_path("%s/last-checkpoint", whole), job_path("%s/last-checkpoint", second));
+}
+
+#define LORA "train.lora={\"rank\":2,\"targets\":\"linear\"} train.optimizer=adamw8bit"
+
+static void test_self_npo_staged_is_fused_with_a_lora(void **state)
+{
+    check_staged_is_fused(LORA);
+}
+
+static void test_self_npo_staged_is_fused_in_8_bits(void **state)
+{
+    check_staged_is_fused("train.optimizer=adamw8bit");
+}
+
+/* The LoRA alone is in the checkpoint; the export has it by itself and merged. */
+static void test_self_npo_trains_and_exports_a_lora(void **state)
+{
+    npo_checkpoint_meta meta;
+    npo_error error = {0};
+    run("lora", "preview_rounds=3 sample.steps=2 " LORA, NULL);
+    run("full", "", NULL);
+    assert_int_equal(npo_checkpoint_read_meta(job_path("lora/last-checkpoint"), &meta, &error),
+                     NPO_OK);
+    assert_int_equal(meta.lora.rank, 2);
+    assert_true(meta.lora.alpha == 2);
+    assert_int_equal(meta.optimizer, NPO_OPTIMIZER_ADAMW8BIT);
+    assert_true(file_size(job_path("lora/last-checkpoint")) <
+                file_size(job_path("full/last-checkpoint")) / 2);
+    assert_true(npo_file_exists(job_path("lora/task-9/preview-3.png")));
+    assert_true(npo_file_exists(job_path("lora/task-10/lora-peft.safetensors")));
+    assert_true(npo_file_exists(job_path("lora/task-10/lora-kohya.safetensors")));
+    assert_other_file(job_path("lora/last-model/unet/diffusion_pytorch_model.safetensors"),
+                      model_path("tiny/unet/diffusion_pytorch_model.safetensors"));
+}
+
+static void test_self_npo_continues_a_lora_bit_for_bit(void **state)
+{
+    check_continues("lora-", LORA);
+}
+
 /* The job names no prompts: they are the data's, in every task. */
 static void test_self_npo_with_captions_of_the_data(void **state)
 {
@@ -118,20 +181,7 @@ static void test_self_npo_staleness_uses_the_older_average(void **state)
 
 static void test_self_npo_continues_bit_for_bit(void **state)
 {
-    static const char hash_a[] = "0123456789abcdef0123456789abcdef";
-    static const char hash_b[] = "0123456789abcdef0123456789abcdff";
-    run("whole", "round_steps=2 train.steps=4", NULL);
-    run("half", "round_steps=2 train.steps=2", NULL);
-    const char *artifacts[] = {hash_a, job_path("half/task-2/checkpoint"), hash_b,
-                               job_path("half/task-1/pool"), NULL};
-    local_options options = {.threads = 1, .artifacts = artifacts};
-    char changes[600];
-    snprintf(changes, sizeof changes,
-             "round_steps=2 train.steps=4 "
-             "from={\"job\":1,\"step\":2,\"checkpoint\":\"%s\",\"pools\":[\"%s\"]}",
-             hash_a, hash_b);
-    run("second", changes, &options);
-    assert_same_file(job_path("whole/last-checkpoint"), job_path("second/last-checkpoint"));
+    check_continues("", "");
 }
 
 static void test_self_npo_metrics_and_offset_grow(void **state)
@@ -171,6 +221,10 @@ int main(void)
         cmocka_unit_test(test_self_npo_staged_is_fused_with_branch),
         cmocka_unit_test(test_self_npo_staged_is_fused_from_latents),
         cmocka_unit_test(test_self_npo_staged_is_fused_full),
+        cmocka_unit_test(test_self_npo_staged_is_fused_with_a_lora),
+        cmocka_unit_test(test_self_npo_staged_is_fused_in_8_bits),
+        cmocka_unit_test(test_self_npo_trains_and_exports_a_lora),
+        cmocka_unit_test(test_self_npo_continues_a_lora_bit_for_bit),
         cmocka_unit_test(test_self_npo_with_captions_of_the_data),
         cmocka_unit_test(test_self_npo_repeats_its_bytes_warm_and_cold),
         cmocka_unit_test(test_self_npo_at_minus_one_never_conditions_the_target),

@@ -34,18 +34,51 @@ static npo_value bias_of(npo_graph *graph, const char *path, int64_t size)
     return npo_graph_param(graph, name, 1, &size);
 }
 
+/* Declares an adapter's tensor of the layer; NONE where there is none. */
+static npo_value adapter_weight(npo_graph *graph, const char *path, const char *part)
+{
+    char name[NPO_PATH_MAX];
+    const npo_layout *layout = npo_graph_layout(graph);
+    if (!npo_layout_base(layout))
+        return NPO_VALUE_NONE;
+    npo_module_path(graph, name, "%s.%s.weight", path, part);
+    const npo_param_info *info = npo_layout_find(layout, name);
+    return info ? npo_graph_param(graph, name, info->ndim, info->dims) : NPO_VALUE_NONE;
+}
+
+/* y + scale up(hidden), hidden = down(x). The small value is scaled, not the large one. */
+static npo_value add_adapter(npo_graph *graph, const char *path, npo_value y, npo_value hidden)
+{
+    npo_value up = adapter_weight(graph, path, "lora_B");
+    float scale = npo_layout_scale(npo_graph_layout(graph));
+    if (scale != 1)
+        hidden = npo_op_scale(graph, hidden, scale);
+    return npo_op_add(graph, y, npo_op_linear(graph, hidden, up, NPO_VALUE_NONE));
+}
+
+static npo_value adapted_linear(npo_graph *graph, const char *path, npo_value x, npo_value weight,
+                                npo_value bias)
+{
+    npo_value y = npo_op_linear(graph, x, weight, bias);
+    npo_value down = adapter_weight(graph, path, "lora_A");
+    if (down == NPO_VALUE_NONE)
+        return y;
+    return add_adapter(graph, path, y, npo_op_linear(graph, x, down, NPO_VALUE_NONE));
+}
+
 npo_value npo_module_linear(npo_graph *graph, const char *path, npo_value x, int64_t out, bool bias)
 {
     int64_t dims[] = {out, npo_module_channels(graph, x)};
     npo_value weight = weight_of(graph, path, 2, dims);
-    return npo_op_linear(graph, x, weight, bias ? bias_of(graph, path, out) : NPO_VALUE_NONE);
+    return adapted_linear(graph, path, x, weight,
+                          bias ? bias_of(graph, path, out) : NPO_VALUE_NONE);
 }
 
 npo_value npo_module_pointwise(npo_graph *graph, const char *path, npo_value x, int64_t out)
 {
     int64_t dims[] = {out, npo_module_channels(graph, x), 1, 1};
     npo_value weight = weight_of(graph, path, 4, dims);
-    return npo_op_linear(graph, x, weight, bias_of(graph, path, out));
+    return adapted_linear(graph, path, x, weight, bias_of(graph, path, out));
 }
 
 npo_value npo_module_conv(npo_graph *graph, const char *path, npo_value x, int64_t out, int kernel,
@@ -53,7 +86,11 @@ npo_value npo_module_conv(npo_graph *graph, const char *path, npo_value x, int64
 {
     int64_t dims[] = {out, npo_module_channels(graph, x), kernel, kernel};
     npo_value weight = weight_of(graph, path, 4, dims);
-    return npo_op_conv2d(graph, x, weight, bias_of(graph, path, out), options);
+    npo_value y = npo_op_conv2d(graph, x, weight, bias_of(graph, path, out), options);
+    npo_value down = adapter_weight(graph, path, "lora_A");
+    if (down == NPO_VALUE_NONE)
+        return y;
+    return add_adapter(graph, path, y, npo_op_conv2d(graph, x, down, NPO_VALUE_NONE, options));
 }
 
 npo_value npo_module_group_norm(npo_graph *graph, const char *path, npo_value x, int groups,

@@ -1,6 +1,8 @@
 /* Layers as PyTorch modules store them, recorded on a graph: `path` is the module's name and the
  * parameters are path.weight and path.bias. Shapes follow from the input; a value that is NONE
- * after a sticky failure is passed through. */
+ * after a sticky failure is passed through. Where the graph's layout is an adapter's
+ * (worker/model/networks/lora_layout.h) that has the layer, its part is added: scale up(down(x)).
+ */
 #ifndef NPO_WORKER_MODEL_NETWORKS_MODULES_H
 #define NPO_WORKER_MODEL_NETWORKS_MODULES_H
 

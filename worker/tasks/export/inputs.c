@@ -1,7 +1,7 @@
 #include "worker/tasks/export/inputs.h"
 
 #include "common/file.h"
-#include "worker/train/checkpoint.h"
+#include "worker/tasks/export/trained_lora.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -66,22 +66,36 @@ static npo_err open_network(const char *path, const npo_layout *layout, npo_weig
     return err;
 }
 
-static npo_err open_checkpoint(const npo_job *job, const char *path, const npo_layout *layout,
-                               npo_weight_view **ret_view, npo_error *error)
+/* A LoRA by way of the file that the export hands out with the rest. */
+static npo_err open_trained_lora(npo_context *ctx, const npo_trained_lora *trained,
+                                 npo_weight_view **ret_view)
+{
+    char *path = NULL;
+    NPO_TRY(npo_trained_lora_export(ctx, trained, &path));
+    npo_err err = npo_weight_view_open_lora(path, trained->base, ret_view, ctx->error);
+    free(path);
+    return err;
+}
+
+static npo_err open_checkpoint(npo_context *ctx, const char *path, npo_layout *layout,
+                               npo_weight_view **ret_view)
 {
     npo_checkpoint_meta meta;
+    const npo_job *job = ctx->task->spec;
     int weights = job->recipe == NPO_RECIPE_EXPORT ? job->export.weights : job->train.weights;
-    NPO_TRY(npo_checkpoint_read_meta(path, &meta, error));
-    return npo_weight_view_open_set(path, weights == NPO_WEIGHTS_EMA ? "ema." : "student.", layout,
-                                    ret_view, error);
+    bool ema = weights == NPO_WEIGHTS_EMA;
+    NPO_TRY(npo_checkpoint_read_meta(path, &meta, ctx->error));
+    const npo_trained_lora trained = {path, &meta.lora, ema, layout};
+    if (meta.lora.rank)
+        return open_trained_lora(ctx, &trained, ret_view);
+    return npo_weight_view_open_set(path, ema ? "ema." : "student.", layout, ret_view, ctx->error);
 }
 
 static npo_err open_negative(npo_context *ctx, npo_export_inputs *inputs)
 {
     const char *path = npo_task_input_path(ctx->task, "checkpoint");
     if (path)
-        return open_checkpoint(ctx->task->spec, path, inputs->layout, &inputs->negative,
-                               ctx->error);
+        return open_checkpoint(ctx, path, inputs->layout, &inputs->negative);
     NPO_TRY(npo_context_input(ctx, "negative", &path));
     npo_err err = open_network(path, inputs->layout, &inputs->negative, ctx->error);
     return err ? npo_error_prefix(ctx->error, err, "negative") : NPO_OK;

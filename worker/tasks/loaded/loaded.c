@@ -27,6 +27,7 @@ struct npo_task_cache {
     npo_model *model;
     cache_weights weights;
     npo_params *blend;
+    npo_params *merged; /* a LoRA and its base as one */
     cache_key dataset_key;
     npo_dataset *dataset;
     npo_latents *latents; /* of dataset, by model; NULL: none yet */
@@ -51,8 +52,9 @@ static void drop_weights(npo_task_cache *cache)
     npo_params_free(cache->weights.student);
     npo_params_free(cache->weights.ema);
     npo_params_free(cache->blend);
+    npo_params_free(cache->merged);
     cache->weights = (cache_weights){0};
-    cache->blend = NULL;
+    cache->blend = cache->merged = NULL;
 }
 
 static void drop_latents(npo_task_cache *cache)
@@ -112,30 +114,41 @@ npo_err npo_loaded_model(npo_task_cache *cache, const char *path, npo_model **re
 
 /* ---- weights ---- */
 
-static npo_err need_set(npo_task_cache *cache, npo_params **set, npo_error *error)
+/* A set of the layout, which is the model's or that of a LoRA beside it. */
+static npo_err need_set(npo_task_cache *cache, npo_layout *layout, npo_params **set,
+                        npo_error *error)
 {
-    if (*set)
+    if (*set && npo_params_layout(*set) == layout)
         return NPO_OK;
-    npo_err err = npo_params_new(cache->model->layout, set);
+    npo_params_free(*set);
+    *set = NULL;
+    npo_err err = npo_params_new(layout, set);
     if (err != NPO_OK)
-        npo_error_set(error, err, "no memory for a set of %zu weights",
-                      npo_layout_floats(cache->model->layout));
-    return err;
+        return npo_error_set(error, err, "no memory for a set of %zu weights",
+                             npo_layout_floats(layout));
+    if (npo_layout_base(layout))
+        npo_params_set_base(*set, cache->model->base);
+    return NPO_OK;
 }
 
 static npo_err read_checkpoint(npo_task_cache *cache, const char *path, npo_error *error)
 {
-    NPO_TRY(need_set(cache, &cache->weights.student, error));
-    NPO_TRY(need_set(cache, &cache->weights.ema, error));
-    npo_checkpoint_sets sets = {.student = cache->weights.student, .ema = cache->weights.ema};
+    npo_model *model = cache->model;
     npo_checkpoint_meta meta;
+    NPO_TRY(npo_checkpoint_read_meta(path, &meta, error));
+    if (meta.lora.rank)
+        NPO_TRY(npo_model_set_lora(model, &meta.lora, error));
+    npo_layout *layout = meta.lora.rank ? model->lora_layout : model->layout;
+    NPO_TRY(need_set(cache, layout, &cache->weights.student, error));
+    NPO_TRY(need_set(cache, layout, &cache->weights.ema, error));
+    npo_checkpoint_sets sets = {.student = cache->weights.student, .ema = cache->weights.ema};
     return npo_checkpoint_load(path, &sets, &meta, error);
 }
 
 static npo_err read_folder(npo_task_cache *cache, const char *path, npo_error *error)
 {
     npo_folder folder;
-    NPO_TRY(need_set(cache, &cache->weights.student, error));
+    NPO_TRY(need_set(cache, cache->model->layout, &cache->weights.student, error));
     NPO_TRY(npo_folder_open(path, &folder, error));
     npo_err err = npo_folder_load_unet(&folder, cache->weights.student, error);
     npo_folder_fini(&folder);
@@ -160,10 +173,26 @@ npo_err npo_loaded_weights(npo_task_cache *cache, const char *path, npo_loaded_w
     return NPO_OK;
 }
 
+npo_err npo_loaded_whole(npo_task_cache *cache, const npo_params *params,
+                         const npo_params **ret_params, npo_error *error)
+{
+    npo_lora lora = {0};
+    *ret_params = params;
+    if (!npo_params_base(params))
+        return NPO_OK;
+    NPO_TRY(need_set(cache, cache->model->layout, &cache->merged, error));
+    NPO_TRY(npo_lora_of_params(params, &lora, error));
+    npo_params_copy(cache->merged, npo_params_base(params));
+    npo_lora_apply(&lora, 1, cache->merged);
+    npo_lora_fini(&lora);
+    *ret_params = cache->merged;
+    return NPO_OK;
+}
+
 npo_err npo_loaded_blend(npo_task_cache *cache, const npo_params *base, const npo_params *negative,
                          double beta, const npo_params **ret_params, npo_error *error)
 {
-    NPO_TRY(need_set(cache, &cache->blend, error));
+    NPO_TRY(need_set(cache, cache->model->layout, &cache->blend, error));
     npo_params_copy(cache->blend, base);
     npo_vec_lerp(cache->backend, npo_layout_floats(cache->model->layout), (float)beta,
                  npo_params_data(negative), npo_params_edit(cache->blend));

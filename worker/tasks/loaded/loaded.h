@@ -15,7 +15,8 @@ npo_backend *npo_loaded_backend(npo_task_cache *cache);
 npo_err npo_loaded_model(npo_task_cache *cache, const char *path, npo_model **ret_model,
                          npo_error *error) NPO_MUST_CHECK;
 
-/* Weights with the layout of the model that npo_loaded_model gave last. */
+/* Weights with the layout of the model that npo_loaded_model gave last; of a checkpoint of a LoRA a
+ * set of the LoRA's layout, with the model's weights as its base. */
 typedef enum {
     NPO_LOADED_STUDENT, /* of a checkpoint */
     NPO_LOADED_EMA,     /* of a checkpoint */
@@ -25,6 +26,9 @@ typedef enum {
 /* Errors: those of reading; NPO_E_SHAPE and the like where the file is of another network. */
 npo_err npo_loaded_weights(npo_task_cache *cache, const char *path, npo_loaded_weights_kind kind,
                            const npo_params **ret_params, npo_error *error) NPO_MUST_CHECK;
+/* A set of the model's layout: params itself, or a LoRA merged into its base. */
+npo_err npo_loaded_whole(npo_task_cache *cache, const npo_params *params,
+                         const npo_params **ret_params, npo_error *error) NPO_MUST_CHECK;
 /* base + beta (negative - base): the negative network with a part of its offset. At beta 1 these
  * are negative's bytes, at 0 base's. Both must have the last model's layout. */
 npo_err npo_loaded_blend(npo_task_cache *cache, const npo_params *base, const npo_params *negative,

@@ -100,6 +100,8 @@ void npo_model_free(npo_model *model)
     free(model->empty_row);
     npo_network_free(model->network);
     npo_network_free(model->second);
+    npo_network_free(model->lora_network);
+    npo_layout_unref(model->lora_layout);
     npo_vae_free(model->vae);
     npo_text_encoder_free(model->text);
     npo_schedule_free(model->schedule);
@@ -151,7 +153,8 @@ npo_err npo_model_set_size(npo_model *model, npo_backend *backend, int64_t heigh
         return NPO_OK;
     npo_network_free(model->network);
     npo_network_free(model->second);
-    model->network = model->second = NULL;
+    npo_network_free(model->lora_network);
+    model->network = model->second = model->lora_network = NULL;
     model->has_prompts = false; /* a row may tell the size */
     set_shapes(model, rows, columns);
     return npo_network_new(backend, model->layout, config, &model->shape, &model->network, error);
@@ -168,6 +171,37 @@ npo_err npo_model_need_second(npo_model *model, npo_backend *backend, npo_error 
         return NPO_OK;
     return npo_network_new(backend, model->layout, &model->config, &model->shape, &model->second,
                            error);
+}
+
+npo_err npo_model_set_lora(npo_model *model, const npo_lora_options *options, npo_error *error)
+{
+    const npo_lora_options *own = &model->lora;
+    if (model->lora_layout && own->rank == options->rank && own->alpha == options->alpha &&
+        own->targets == options->targets)
+        return NPO_OK;
+    if (!model->base)
+        return npo_error_set(error, NPO_E_NOT_FOUND,
+                             "model '%s' has no weights, expected a trained model that a LoRA "
+                             "stands beside",
+                             model->folder.root);
+    npo_network_free(model->lora_network);
+    npo_layout_unref(model->lora_layout);
+    model->lora_network = NULL;
+    model->lora_layout = NULL;
+    NPO_TRY(npo_lora_layout(model->layout, options, &model->lora_layout, error));
+    model->lora = *options;
+    return NPO_OK;
+}
+
+npo_err npo_model_network_of(npo_model *model, npo_backend *backend, const npo_params *params,
+                             npo_network **ret_network, npo_error *error)
+{
+    bool is_lora = npo_layout_base(npo_params_layout(params)) != NULL;
+    if (is_lora && !model->lora_network)
+        NPO_TRY(npo_network_new(backend, model->lora_layout, &model->config, &model->shape,
+                                &model->lora_network, error));
+    *ret_network = is_lora ? model->lora_network : model->network;
+    return NPO_OK;
 }
 
 typedef struct {

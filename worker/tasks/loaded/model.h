@@ -7,6 +7,7 @@
 #include "worker/diffusion/schedule.h"
 #include "worker/diffusion/trajectory/segment.h"
 #include "worker/model/folder.h"
+#include "worker/model/networks/lora_layout.h"
 #include "worker/model/networks/network.h"
 #include "worker/model/text_encoder.h"
 #include "worker/model/vae.h"
@@ -27,6 +28,10 @@ typedef struct {
     /* A second one for the negative branch, so that neither packs its weights anew at every step.
      * NULL until npo_model_need_second. */
     npo_network *second;
+    /* Of a LoRA beside the model: NULL until npo_model_set_lora, the network until it is needed. */
+    npo_lora_options lora;
+    npo_layout *lora_layout;
+    npo_network *lora_network;
     npo_vae *vae; /* NULL until npo_model_need_vae */
     /* Of the prompts asked for last. */
     npo_prompts prompts;
@@ -49,6 +54,12 @@ npo_err npo_model_set_size(npo_model *model, npo_backend *backend, int64_t heigh
 npo_err npo_model_need_vae(npo_model *model, npo_backend *backend, npo_error *error) NPO_MUST_CHECK;
 npo_err npo_model_need_second(npo_model *model, npo_backend *backend,
                               npo_error *error) NPO_MUST_CHECK;
+/* The layout of a LoRA beside the model, which must have weights, in model->lora_layout. */
+npo_err npo_model_set_lora(npo_model *model, const npo_lora_options *options,
+                           npo_error *error) NPO_MUST_CHECK;
+/* The network that runs a set of the model's layout or of the LoRA's. */
+npo_err npo_model_network_of(npo_model *model, npo_backend *backend, const npo_params *params,
+                             npo_network **ret_network, npo_error *error) NPO_MUST_CHECK;
 /* Embeddings of the prompts (ids by their order) and of the empty prompt, in model->prompts. The
  * time ids of a model with added conditioning say that images have, and had before any cropping,
  * the size of the latent in pixels. */

@@ -25,6 +25,7 @@ static npo_err choose_weights(npo_sampling *s)
         job->train.weights == NPO_WEIGHTS_EMA ? NPO_LOADED_EMA : NPO_LOADED_STUDENT;
     NPO_TRY(npo_context_input(s->ctx, "checkpoint", &path));
     NPO_TRY(npo_loaded_weights(s->ctx->cache, path, kind, &trained, s->ctx->error));
+    NPO_TRY(npo_loaded_whole(s->ctx->cache, trained, &trained, s->ctx->error));
     if (job->recipe != NPO_RECIPE_SELF_NPO) {
         s->positive = trained;
         return NPO_OK;

@@ -3,9 +3,15 @@
 #include "common/crash.h"
 #include "worker/train/metrics.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+static_assert((int)NPO_JOB_LORA_ATTENTION == (int)NPO_LORA_ATTENTION &&
+                  (int)NPO_JOB_LORA_LINEAR == (int)NPO_LORA_LINEAR &&
+                  (int)NPO_JOB_LORA_ALL == (int)NPO_LORA_ALL,
+              "targets of the job file are numbered as those of a LoRA are");
 
 npo_train_hyper npo_fit_hyper(const npo_job *job)
 {
@@ -24,6 +30,13 @@ npo_train_hyper npo_fit_hyper(const npo_job *job)
     };
 }
 
+static npo_lora_options lora_of(const npo_job *job)
+{
+    return (npo_lora_options){.rank = job->train.lora.rank,
+                              .alpha = job->train.lora.alpha,
+                              .targets = (npo_lora_targets)job->train.lora.targets};
+}
+
 /* ---- checkpoints ---- */
 
 static npo_err hash_hyper(const npo_job *job, npo_hash *ret_hash)
@@ -33,10 +46,13 @@ static npo_err hash_hyper(const npo_job *job, npo_hash *ret_hash)
     npo_buf_printf(&buf,
                    "{\"batch\":%lld,\"beta1\":%.17g,\"beta2\":%.17g,\"clip\":%.17g,"
                    "\"ema_decay\":%.17g,\"eps\":%.17g,\"loss\":%d,\"lr\":%.17g,\"lr_schedule\":%d,"
-                   "\"optimizer\":%d,\"seed\":%lld,\"warmup_steps\":%lld,\"weight_decay\":%.17g}",
+                   "\"lora\":[%lld,%.17g,%d],\"optimizer\":%d,\"seed\":%lld,\"warmup_steps\":%lld,"
+                   "\"weight_decay\":%.17g}",
                    (long long)train->batch, train->beta1, train->beta2, train->clip,
                    train->ema_decay, train->eps, train->loss, train->lr, train->lr_schedule,
-                   train->optimizer, (long long)job->seed, (long long)train->warmup_steps, train->weight_decay);
+                   (long long)train->lora.rank, train->lora.alpha, train->lora.targets,
+                   train->optimizer, (long long)job->seed, (long long)train->warmup_steps,
+                   train->weight_decay);
     npo_err err = npo_buf_err(&buf);
     if (err == NPO_OK)
         *ret_hash = npo_hash_bytes(buf.data, buf.len);
@@ -47,7 +63,9 @@ static npo_err hash_hyper(const npo_job *job, npo_hash *ret_hash)
 npo_err npo_fit_meta(npo_context *ctx, int64_t micro_batch, int64_t step,
                      npo_checkpoint_meta *ret_meta)
 {
-    npo_checkpoint_meta meta = {.step = step, .cursor = step * ctx->task->spec->train.batch};
+    npo_checkpoint_meta meta = {.step = step,
+                                .cursor = step * ctx->task->spec->train.batch,
+                                .lora = lora_of(ctx->task->spec)};
     npo_err err = hash_hyper(ctx->task->spec, &meta.hyper);
     if (err != NPO_OK)
         return npo_context_fail(ctx, err, "checkpoint");
@@ -97,6 +115,19 @@ static npo_err load_state(npo_fit *fit, const char *path)
     return NPO_OK;
 }
 
+static npo_err begin_lora(npo_fit *fit)
+{
+    npo_context *ctx = fit->ctx;
+    npo_params *first = NULL;
+    npo_err err = npo_params_new(fit->setup->model->lora_layout, &first);
+    if (err != NPO_OK)
+        return npo_context_fail(ctx, err, "LoRA");
+    npo_lora_begin(first, (uint64_t)ctx->task->spec->seed);
+    npo_trainer_begin(fit->trainer, first);
+    npo_params_free(first);
+    return NPO_OK;
+}
+
 static npo_err begin_state(npo_fit *fit, const npo_params *begin)
 {
     const char *path = npo_task_input_path(fit->ctx->task, "checkpoint");
@@ -104,6 +135,8 @@ static npo_err begin_state(npo_fit *fit, const npo_params *begin)
         return load_state(fit, path);
     npo_checkpoint_meta none = {0};
     NPO_TRY(npo_fit_check_step(fit->ctx, &none, fit->slots->first_step));
+    if (fit->ctx->task->spec->train.lora.rank)
+        return begin_lora(fit);
     npo_trainer_begin(fit->trainer, begin);
     return NPO_OK;
 }
@@ -113,9 +146,13 @@ static npo_err new_trainer(npo_fit *fit)
     npo_context *ctx = fit->ctx;
     const npo_job *job = ctx->task->spec;
     npo_model *model = fit->setup->model;
+    const npo_lora_options lora = lora_of(job);
+    if (lora.rank)
+        NPO_TRY(npo_model_set_lora(model, &lora, ctx->error));
     npo_trainer_options options = {
         .backend = npo_loaded_backend(ctx->cache),
-        .layout = model->layout,
+        .layout = job->train.lora.rank ? model->lora_layout : model->layout,
+        .base = job->train.lora.rank ? model->base : NULL,
         .config = &model->config,
         .shape = model->shape,
         .prompts = &model->prompts,

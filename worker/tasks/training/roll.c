@@ -43,13 +43,17 @@ npo_err npo_roll_init(npo_roll *roll, npo_context *ctx, const npo_setup *setup, 
                       const npo_params *params)
 {
     npo_model *model = setup->model;
+    npo_network *network = NULL;
     *roll = (npo_roll){.ctx = ctx, .setup = setup, .shape = model->latent};
     set_options(roll, setup);
     npo_err err =
         npo_trajectory_new(&roll->options, model->latent, micro_batch * NPO_ROLL_MICRO_BATCHES,
                            &roll->trajectory, ctx->error);
     if (err == NPO_OK)
-        err = npo_network_denoiser_new(model->network, params, &model->prompts, micro_batch,
+        err = npo_model_network_of(model, npo_loaded_backend(ctx->cache), params, &network,
+                                   ctx->error);
+    if (err == NPO_OK)
+        err = npo_network_denoiser_new(network, params, &model->prompts, micro_batch,
                                        &roll->network_denoiser, ctx->error);
     if (err != NPO_OK) {
         npo_roll_fini(roll);
