@@ -51,7 +51,7 @@ typedef struct {
     const npo_param_info *kept[KEPT_MAX]; /* parameters of which the file keeps the state */
     size_t kept_count;
     /* One line of output each. */
-    case_worst generated, trained[STEPS], grads[STEPS], fed, large, small;
+    case_worst generated, trained[STEPS], grads[STEPS], fed, large[STEPS], small;
 } self_npo_case;
 
 static npo_err find(const self_npo_case *c, int step, const char *name,
@@ -279,10 +279,19 @@ static npo_err read_param(const self_npo_case *c, int step, const char *kind,
     return NPO_OK;
 }
 
+static void keep_worst(case_worst *worst, const char *name, double error)
+{
+    if (*worst->tensor && error <= worst->error)
+        return;
+    worst->error = error;
+    snprintf(worst->tensor, sizeof worst->tensor, "%s", name);
+}
+
 /* Splits the comparison by the size of the gradient, which must have been large at every step so
- * far. */
-static void compare_moved(self_npo_case *c, const char *name, const float *values,
-                          const float *expected, const bool *is_large, size_t count, double bound)
+ * far. bound: of the small ones' difference; 0: those are not compared. */
+static void compare_moved(case_worst *large_worst, case_worst *small_worst, const char *name,
+                          const float *values, const float *expected, const bool *is_large,
+                          size_t count, double bound)
 {
     double largest = 0, large = 0, small = 0;
     for (size_t i = 0; i < count; i++) {
@@ -293,14 +302,9 @@ static void compare_moved(self_npo_case *c, const char *name, const float *value
         else
             small = fmax(small, difference);
     }
-    if (!*c->large.tensor || large / largest > c->large.error) {
-        c->large.error = large / largest;
-        snprintf(c->large.tensor, sizeof c->large.tensor, "%s", name);
-    }
-    if (!*c->small.tensor || small / bound > c->small.error) {
-        c->small.error = small / bound;
-        snprintf(c->small.tensor, sizeof c->small.tensor, "%s", name);
-    }
+    keep_worst(large_worst, name, large / largest);
+    if (bound > 0)
+        keep_worst(small_worst, name, small / bound);
 }
 
 static void mark_large(bool *is_large, const float *grad, size_t count)
@@ -380,10 +384,12 @@ static npo_err compare_param(self_npo_case *c, const case_env *env, int step, si
         case_compare(&c->fed, info->name, fed->student, ref.student, count);
         case_compare(&c->fed, info->name, fed->ema, ref.ema, count);
         mark_large(fed->is_large, ref.grad, count);
-        compare_moved(c, info->name, npo_params_data(npo_trainer_student(c->trainer)) + at,
-                      ref.student, fed->is_large, count, bound);
-        compare_moved(c, info->name, npo_params_data(npo_trainer_ema(c->trainer)) + at, ref.ema,
-                      fed->is_large, count, bound * (1 - hyper.ema_decay));
+        compare_moved(&c->large[step], &c->small, info->name,
+                      npo_params_data(npo_trainer_student(c->trainer)) + at, ref.student,
+                      fed->is_large, count, bound);
+        compare_moved(&c->large[step], &c->small, info->name,
+                      npo_params_data(npo_trainer_ema(c->trainer)) + at, ref.ema, fed->is_large,
+                      count, bound * (1 - hyper.ema_decay));
     }
     free(ref.grad);
     free(ref.student);
@@ -395,9 +401,10 @@ static npo_err compare_param(self_npo_case *c, const case_env *env, int step, si
 
 /* What came out of a step, and the largest relative difference of a repetition's. */
 typedef struct {
-    float *grads[KEPT_MAX];
-    double outputs[2]; /* loss, gradient norm */
-    case_worst grads_moved, outputs_moved;
+    float *grads[KEPT_MAX], *students[KEPT_MAX], *emas[KEPT_MAX];
+    bool *is_large[KEPT_MAX]; /* as compare_moved */
+    double outputs[2];        /* loss, gradient norm */
+    case_worst grads_moved, outputs_moved, students_moved;
 } snapshot;
 
 static void read_outputs(const self_npo_case *c, double ret_outputs[2])
@@ -406,17 +413,40 @@ static void read_outputs(const self_npo_case *c, double ret_outputs[2])
     ret_outputs[1] = c->result.grad_norm;
 }
 
-static npo_err take_snapshot(const self_npo_case *c, snapshot *ret_snapshot)
+/* A copy, NULL when out of memory. */
+static void *copy(const void *data, size_t bytes)
 {
-    read_outputs(c, ret_snapshot->outputs);
+    void *memory = malloc(bytes);
+    return memory ? memcpy(memory, data, bytes) : NULL;
+}
+
+static npo_err take_snapshot(const self_npo_case *c, const fed_param *fed, snapshot *ret_snapshot)
+{
+    snapshot *s = ret_snapshot;
+    const float *student = npo_params_data(npo_trainer_student(c->trainer));
+    const float *ema = npo_params_data(npo_trainer_ema(c->trainer));
+    read_outputs(c, s->outputs);
     for (size_t i = 0; i < c->kept_count; i++) {
-        size_t bytes = c->kept[i]->count * sizeof(float);
-        ret_snapshot->grads[i] = malloc(bytes);
-        if (!ret_snapshot->grads[i])
+        const npo_param_info *info = c->kept[i];
+        size_t bytes = info->count * sizeof(float);
+        s->grads[i] = copy(kept_grad(c, i), bytes);
+        s->students[i] = copy(student + info->offset, bytes);
+        s->emas[i] = copy(ema + info->offset, bytes);
+        s->is_large[i] = copy(fed[i].is_large, info->count * sizeof *fed[i].is_large);
+        if (!s->grads[i] || !s->students[i] || !s->emas[i] || !s->is_large[i])
             return NPO_E_NOMEM;
-        memcpy(ret_snapshot->grads[i], kept_grad(c, i), bytes);
     }
     return NPO_OK;
+}
+
+static void drop_snapshot(snapshot *s)
+{
+    for (int i = 0; i < KEPT_MAX; i++) {
+        free(s->grads[i]);
+        free(s->students[i]);
+        free(s->emas[i]);
+        free(s->is_large[i]);
+    }
 }
 
 static void compare_snapshot(const self_npo_case *repetition, snapshot *first)
@@ -427,9 +457,17 @@ static void compare_snapshot(const self_npo_case *repetition, snapshot *first)
         float moved = (float)outputs[i], from = (float)first->outputs[i];
         case_compare(&first->outputs_moved, "outputs", &moved, &from, 1);
     }
-    for (size_t i = 0; i < repetition->kept_count; i++)
-        case_compare(&first->grads_moved, repetition->kept[i]->name, kept_grad(repetition, i),
-                     first->grads[i], repetition->kept[i]->count);
+    const float *student = npo_params_data(npo_trainer_student(repetition->trainer));
+    const float *ema = npo_params_data(npo_trainer_ema(repetition->trainer));
+    for (size_t i = 0; i < repetition->kept_count; i++) {
+        const npo_param_info *info = repetition->kept[i];
+        case_compare(&first->grads_moved, info->name, kept_grad(repetition, i), first->grads[i],
+                     info->count);
+        compare_moved(&first->students_moved, NULL, info->name, student + info->offset,
+                      first->students[i], first->is_large[i], info->count, 0);
+        compare_moved(&first->students_moved, NULL, info->name, ema + info->offset, first->emas[i],
+                      first->is_large[i], info->count, 0);
+    }
 }
 
 static npo_err repeat(const case_env *env, uint32_t seed, snapshot steps[STEPS], npo_error *error)
@@ -463,7 +501,7 @@ static npo_err run_steps(self_npo_case *c, const case_env *env, snapshot steps[S
         for (size_t i = 0; !err && i < c->kept_count; i++)
             err = compare_param(c, env, step, i, &fed[i], error);
         if (!err)
-            err = take_snapshot(c, &steps[step]);
+            err = take_snapshot(c, fed, &steps[step]);
     }
     for (size_t i = 0; i < c->kept_count; i++)
         fed_fini(&fed[i]);
@@ -474,16 +512,17 @@ static npo_err run_steps(self_npo_case *c, const case_env *env, snapshot steps[S
 
 static void report(case_env *env, const self_npo_case *c, const snapshot steps[STEPS])
 {
-    case_moved trained[STEPS], grads[STEPS];
+    case_moved trained[STEPS], grads[STEPS], students[STEPS];
     for (int step = 0; step < STEPS; step++) {
         trained[step] = (case_moved){c->trained[step], steps[step].outputs_moved.error};
         grads[step] = (case_moved){c->grads[step], steps[step].grads_moved.error};
+        students[step] = (case_moved){c->large[step], steps[step].students_moved.error};
     }
     case_report(env, "-generate", &c->generated, CASE_OUTPUT_TOLERANCE);
     case_report_moved(env, "-train", trained, STEPS, CASE_OUTPUT_TOLERANCE);
     case_report_moved(env, "-clipped-grads", grads, STEPS, CASE_GRADIENT_TOLERANCE);
     case_report(env, "-adamw-given-grads", &c->fed, CASE_OUTPUT_TOLERANCE);
-    case_report(env, "-student-ema", &c->large, CASE_OUTPUT_TOLERANCE);
+    case_report_moved(env, "-student-ema", students, STEPS, CASE_OUTPUT_TOLERANCE);
     case_report(env, "-student-ema-small-grads", &c->small, 1);
 }
 
@@ -497,8 +536,7 @@ npo_err case_run_self_npo(case_env *env, npo_error *error)
     if (!err)
         report(env, &c, steps);
     for (int step = 0; step < STEPS; step++)
-        for (int i = 0; i < KEPT_MAX; i++)
-            free(steps[step].grads[i]);
+        drop_snapshot(&steps[step]);
     unload(&c);
     return err;
 }
