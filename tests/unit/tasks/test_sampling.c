@@ -202,6 +202,32 @@ static void test_sampling_writes_settings_into_pictures(void **state)
     one_task_fini(&t);
 }
 
+/* ---- previews ---- */
+
+/* A whole job on latents: trained, looked at in pixels with another sampler, exported. */
+static void test_sampling_previews_of_latents(void **state)
+{
+    char changes[600];
+    local_options options = {.threads = 1};
+    npo_error error = {0};
+    npo_image sheet;
+    snprintf(changes, sizeof changes, "model=%s", model_path("vae"));
+    cJSON *spec = job_json("{'recipe':'self-npo','model':'m','prompts':['a bag','a shoe'],"
+                           "'round_steps':2,'preview_rounds':1,'height':16,'width':24,"
+                           "'train':{'steps':2,'batch':2},"
+                           "'sample':{'count':2,'steps':2,'sampler':'dpmpp-2m','karras':true}}",
+                           changes);
+    if (local_job_run(spec, job_path("preview"), &options, &error) != NPO_OK)
+        fail_msg("%s", error.text);
+    cJSON_Delete(spec);
+    if (npo_png_read(job_path("preview/task-3/preview-2.png"), &sheet, &error) != NPO_OK)
+        fail_msg("%s", error.text);
+    assert_int_equal(sheet.channels, 3);
+    assert_true(sheet.width > 2 * 2 * 24 && sheet.height > 2 * 2 * 16); /* two by two, doubled */
+    npo_image_fini(&sheet);
+    assert_true(npo_file_exists(job_path("preview/last-model/vae/config.json")));
+}
+
 /* ---- images to latents ---- */
 
 #define ON_IMAGES "'model':'m','data':'d','height':32,'width':48,'train':{'steps':2,'batch':2"
@@ -293,6 +319,7 @@ int main(void)
         cmocka_unit_test(test_sampling_with_seeds_by_prompt),
         cmocka_unit_test(test_sampling_draws_with_xl),
         cmocka_unit_test(test_sampling_writes_settings_into_pictures),
+        cmocka_unit_test(test_sampling_previews_of_latents),
         cmocka_unit_test(test_sampling_trains_on_encoded_images),
         cmocka_unit_test(test_sampling_starts_from_encoded_images),
         cmocka_unit_test(test_sampling_with_xl),
