@@ -8,10 +8,23 @@
 static const char index_name[] = "model_index.json";
 enum { INDEX_BYTES_MAX = 1 << 20 };
 
-/* Components are lists of library and class; the other members are settings. */
-static bool belongs(const cJSON *index, const char *path)
+static bool is_weights(const char *path)
 {
-    if (strcmp(path, index_name) == 0)
+    return strstr(path, ".safetensors") != NULL;
+}
+
+static bool has_unet_weights(const npo_file_list *list)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (strncmp(list->paths[i], "unet/", 5) == 0 && is_weights(list->paths[i]))
+            return true;
+    return false;
+}
+
+/* Components are lists of library and class; the other members are settings. */
+static bool belongs(const cJSON *index, bool whole, const char *path)
+{
+    if (strcmp(path, index_name) == 0 || (!whole && !strchr(path, '/') && is_weights(path)))
         return true;
     for (const cJSON *item = index->child; item; item = item->next) {
         size_t len = strlen(item->string);
@@ -24,8 +37,9 @@ static bool belongs(const cJSON *index, const char *path)
 static void keep(const cJSON *index, npo_file_list *list)
 {
     size_t kept = 0;
+    bool whole = has_unet_weights(list);
     for (size_t i = 0; i < list->count; i++) {
-        if (belongs(index, list->paths[i]))
+        if (belongs(index, whole, list->paths[i]))
             list->paths[kept++] = list->paths[i];
         else
             free(list->paths[i]);

@@ -4,6 +4,7 @@
 #include "common/file.h"
 #include "ctl/job/prompt_file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,10 +13,15 @@
 
 enum { KEY_SIZE = 64 };
 
+static const char weights_ending[] = ".safetensors";
+
 #define DATA_FILES                                                                                 \
     {                                                                                              \
         "train-images-idx3-ubyte.gz", "train-images-idx3-ubyte", "captions.jsonl"                  \
     }
+#define MODEL_EXPECTED                                                                             \
+    "a pipeline in diffusers layout with unet/config.json, or a checkpoint in one .safetensors "   \
+    "file"
 #define DATA_EXPECTED "a folder with train-images-idx3-ubyte[.gz] or captions.jsonl"
 
 static npo_err no_memory(npo_error *error)
@@ -271,12 +277,13 @@ static npo_err check_size(const cJSON *json, npo_error *error)
 static const struct {
     const char *key;
     const char *const files[4]; /* one of them is there */
+    bool may_be_checkpoint;
     const char *expected;
 } marks[] = {
-    {"model", {"unet/config.json"}, "a pipeline in diffusers layout with unet/config.json"},
-    {"negative", {"unet/config.json"}, "a pipeline in diffusers layout with unet/config.json"},
-    {"data", DATA_FILES, DATA_EXPECTED},
-    {"evaluate.data", DATA_FILES, DATA_EXPECTED},
+    {"model", {"unet/config.json"}, true, MODEL_EXPECTED},
+    {"negative", {"unet/config.json"}, true, MODEL_EXPECTED},
+    {"data", DATA_FILES, false, DATA_EXPECTED},
+    {"evaluate.data", DATA_FILES, false, DATA_EXPECTED},
 };
 
 static bool has_any(const char *dir, const char *const *files)
@@ -290,12 +297,31 @@ static bool has_any(const char *dir, const char *const *files)
     return found;
 }
 
+static bool is_weights(const char *name)
+{
+    size_t len = strlen(name), end = strlen(weights_ending);
+    return len > end && strcmp(name + len - end, weights_ending) == 0;
+}
+
+/* A .safetensors file, or a folder with one at its root. */
+static bool is_checkpoint(const char *path)
+{
+    DIR *dir = opendir(path);
+    bool found = !dir && is_weights(path);
+    for (struct dirent *entry; dir && !found && (entry = readdir(dir));)
+        found = is_weights(entry->d_name);
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
 static npo_err check_path(const char *key, const char *path, npo_error *error)
 {
     if (!npo_file_exists(path))
         return npo_error_set(error, NPO_E_NOT_FOUND, "%s: '%s' does not exist", key, path);
     for (size_t i = 0; i < NPO_ARRAY_COUNT(marks); i++)
-        if (strcmp(marks[i].key, key) == 0 && !has_any(path, marks[i].files))
+        if (strcmp(marks[i].key, key) == 0 && !has_any(path, marks[i].files) &&
+            !(marks[i].may_be_checkpoint && is_checkpoint(path)))
             return npo_error_set(error, NPO_E_NOT_FOUND, "%s: found '%s', expected %s", key, path,
                                  marks[i].expected);
     return NPO_OK;

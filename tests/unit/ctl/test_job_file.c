@@ -209,13 +209,43 @@ static void expect_unfit(const char *text, const char *sentence)
     cJSON_Delete(json);
 }
 
+static void test_job_file_check_takes_checkpoints(void **state)
+{
+    static const struct {
+        const char *dir, *file, *model;
+        npo_err expected;
+    } cases[] = {
+        {"c", "c/x.safetensors", "c", NPO_OK},
+        {"c", "c/x.safetensors", "c/x.safetensors", NPO_OK},
+        {"p", "p/x.ckpt", "p", NPO_E_NOT_FOUND},
+        {"p", "p/x.ckpt", "p/x.ckpt", NPO_E_NOT_FOUND},
+    };
+    for (size_t i = 0; i < NPO_ARRAY_COUNT(cases); i++) {
+        char text[700];
+        npo_job job;
+        char *dir = npo_file_join(*state, cases[i].dir);
+        char *file = npo_file_join(*state, cases[i].file);
+        assert_int_equal(npo_file_make_dirs(dir, NULL), NPO_OK);
+        assert_int_equal(npo_file_write(file, "", 0, 0644, NULL), NPO_OK);
+        snprintf(text, sizeof text,
+                 "{\"recipe\": \"sample\", \"model\": \"%s/%s\", \"prompts\": [\"a\"]}",
+                 (char *)*state, cases[i].model);
+        cJSON *json = cJSON_Parse(text);
+        assert_int_equal(npo_job_file_check(json, &job, NULL), cases[i].expected);
+        cJSON_Delete(json);
+        free(file);
+        free(dir);
+    }
+}
+
 static void test_job_file_check_knows_what_paths_stand_for(void **state)
 {
     char text[700], *model = npo_file_join(*state, "m");
     make_model(model);
     snprintf(text, sizeof text, "{\"recipe\": \"sample\", \"model\": \"%s\", \"prompts\": [\"a\"]}",
              (char *)*state);
-    expect_unfit(text, "expected a pipeline in diffusers layout with unet/config.json");
+    expect_unfit(text, "expected a pipeline in diffusers layout with unet/config.json, or a "
+                       "checkpoint in one .safetensors file");
     snprintf(text, sizeof text,
              "{\"recipe\": \"classifier\", \"data\": \"%s\", \"train\": {\"steps\": 1}}", model);
     expect_unfit(text, "data: found '");
@@ -256,6 +286,7 @@ int main(void)
         IN_FOLDER(test_job_file_refuses_bad_prompt_files),
         IN_FOLDER(test_job_file_refuses_bad_files_and_sets),
         IN_FOLDER(test_job_file_check_wants_paths_that_exist),
+        IN_FOLDER(test_job_file_check_takes_checkpoints),
         IN_FOLDER(test_job_file_check_knows_what_paths_stand_for),
         IN_FOLDER(test_job_file_check_knows_the_factor_of_the_vae),
         cmocka_unit_test(test_job_file_check_bounds_the_size),

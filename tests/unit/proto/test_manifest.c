@@ -55,6 +55,24 @@ static void test_manifest_of_a_pipeline_leaves_out_what_is_beside_it(void **stat
     npo_manifest_fini(&manifest);
 }
 
+static void test_manifest_of_a_pipeline_without_unet_weights_keeps_its_checkpoint(void **state)
+{
+    npo_manifest manifest = {0};
+    put("model_index.json", "{\"unet\": [\"a\", \"b\"]}");
+    put("unet/config.json", "{}");
+    put("whole.safetensors", "1");
+    put("classifier/model.safetensors", "1");
+    assert_int_equal(npo_manifest_build(dir, &manifest, NULL), NPO_OK);
+    assert_int_equal(manifest.count, 3);
+    assert_string_equal(manifest.files[2].path, "whole.safetensors");
+    npo_manifest_fini(&manifest);
+    put("unet/diffusion_pytorch_model.fp16.safetensors", "1");
+    assert_int_equal(npo_manifest_build(dir, &manifest, NULL), NPO_OK);
+    assert_int_equal(manifest.count, 3);
+    assert_string_equal(manifest.files[2].path, "unet/diffusion_pytorch_model.fp16.safetensors");
+    npo_manifest_fini(&manifest);
+}
+
 static void test_manifest_refuses_a_broken_model_index(void **state)
 {
     npo_manifest manifest = {0};
@@ -219,6 +237,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FOLDER_TEST(test_manifest_of_a_folder_is_canonical),
         FOLDER_TEST(test_manifest_of_a_pipeline_leaves_out_what_is_beside_it),
+        FOLDER_TEST(test_manifest_of_a_pipeline_without_unet_weights_keeps_its_checkpoint),
         FOLDER_TEST(test_manifest_refuses_a_broken_model_index),
         FOLDER_TEST(test_manifest_text_survives_reading),
         FOLDER_TEST(test_manifest_refuses_what_it_would_not_write),
