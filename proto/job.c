@@ -3,6 +3,7 @@
 #include "common/bounds.h"
 #include "proto/job_keys.h"
 #include "proto/job_plan.h"
+#include "proto/job_preset.h"
 
 #include <assert.h>
 #include <math.h>
@@ -22,10 +23,18 @@ static npo_err read_recipe(const cJSON *json, int *ret_recipe, npo_error *error)
     return npo_json_read(json, "", &field, 1, true, ret_recipe, error);
 }
 
-/* Keys that the recipe would ignore, and keys that it needs. object may be NULL. */
-static npo_err check_keys(const npo_job_section *section, const cJSON *object, npo_recipe recipe,
-                          npo_error *error)
+static npo_err read_preset(const cJSON *json, int *ret_preset, npo_error *error)
 {
+    const npo_json_field field = {
+        .key = "preset", .type = NPO_JSON_ENUM, .choices = npo_job_presets};
+    return npo_json_read(json, "", &field, 1, true, ret_preset, error);
+}
+
+/* Keys that the recipe would ignore, and keys that it needs. object may be NULL. */
+static npo_err check_keys(const npo_job_section *section, const cJSON *object,
+                          const npo_job_reader *reader, npo_error *error)
+{
+    npo_recipe recipe = (npo_recipe)reader->recipe;
     const char *dot = *section->name ? "." : "";
     for (size_t i = 0; i < section->count; i++) {
         const npo_job_row *row = &section->rows[i];
@@ -33,7 +42,8 @@ static npo_err check_keys(const npo_job_section *section, const cJSON *object, n
         if (given && !(row->recipes & 1u << recipe))
             return npo_error_set(error, NPO_E_USAGE, "key '%s%s%s' has no meaning in recipe '%s'",
                                  section->name, dot, row->field.key, npo_job_recipes[recipe]);
-        if (!given && row->required & 1u << recipe)
+        bool preset = reader->job.preset && npo_job_preset_gives(section->name, row->field.key);
+        if (!given && !preset && row->required & 1u << recipe)
             return npo_error_set(error, NPO_E_USAGE, "missing key '%s%s%s': recipe '%s' needs it",
                                  section->name, dot, row->field.key, npo_job_recipes[recipe]);
     }
@@ -51,16 +61,15 @@ static npo_err read_section(const npo_job_section *section, const cJSON *object,
 
 static npo_err read_sections(const cJSON *json, npo_job_reader *reader, npo_error *error)
 {
-    npo_recipe recipe = (npo_recipe)reader->recipe;
     NPO_TRY(read_section(&npo_job_sections[0], json, reader, error));
-    NPO_TRY(check_keys(&npo_job_sections[0], json, recipe, error));
+    NPO_TRY(check_keys(&npo_job_sections[0], json, reader, error));
     for (int i = 1; i < NPO_JOB_SECTIONS; i++) {
         const npo_job_section *section = &npo_job_sections[i];
         const cJSON *object = *(const cJSON **)((char *)reader + section->offset);
         if (!object)
             continue;
         NPO_TRY(read_section(section, object, reader, error));
-        NPO_TRY(check_keys(section, object, recipe, error));
+        NPO_TRY(check_keys(section, object, reader, error));
     }
     return NPO_OK;
 }
@@ -472,6 +481,7 @@ static void derive(npo_job_reader *reader)
     const char *name = reader->name && *reader->name ? reader->name : npo_job_recipes[job->recipe];
     snprintf(job->name, sizeof job->name, "%s", name);
     job->has_evaluate = reader->evaluate != NULL;
+    npo_job_preset_finish(job);
     if (job->train.lora.rank && job->train.lora.alpha == 0)
         job->train.lora.alpha = (double)job->train.lora.rank;
     if (job->has_evaluate && !is_given(&job->evaluate.data))
@@ -480,10 +490,12 @@ static void derive(npo_job_reader *reader)
 
 npo_err npo_job_read(const cJSON *json, npo_job *ret_job, npo_error *error)
 {
-    int recipe = 0;
+    int recipe = 0, preset = NPO_PRESET_NONE;
     npo_job_reader reader;
     NPO_TRY(read_recipe(json, &recipe, error));
+    NPO_TRY(read_preset(json, &preset, error));
     npo_job_reader_init((npo_recipe)recipe, &reader);
+    npo_job_preset_begin((npo_preset)preset, &reader.job);
     NPO_TRY(read_sections(json, &reader, error));
     NPO_TRY(read_refs(&reader, error));
     derive(&reader);
@@ -507,6 +519,11 @@ const char *npo_job_recipe_name(npo_recipe recipe)
 {
     assert(recipe >= 0 && recipe < NPO_RECIPE_COUNT);
     return npo_job_recipes[recipe];
+}
+
+const char *npo_job_preset_name(const npo_job *job)
+{
+    return npo_job_presets[job->preset];
 }
 
 const char *npo_job_starts_name(const npo_job *job)

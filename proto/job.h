@@ -21,6 +21,7 @@ typedef enum {
 } npo_recipe;
 
 typedef enum { NPO_STARTS_NOISE, NPO_STARTS_LATENTS, NPO_STARTS_FULL } npo_starts;
+typedef enum { NPO_PRESET_NONE, NPO_PRESET_SD15, NPO_PRESET_SDXL } npo_preset;
 typedef enum { NPO_PIPELINE_STAGED, NPO_PIPELINE_FUSED } npo_pipeline;
 typedef enum { NPO_LOSS_PSEUDO_HUBER, NPO_LOSS_MSE } npo_loss_kind;
 typedef enum { NPO_LR_CONSTANT, NPO_LR_COSINE, NPO_LR_LINEAR } npo_lr_kind;
@@ -132,6 +133,7 @@ typedef struct {
 typedef struct {
     char name[129];
     npo_recipe recipe;
+    int preset;           /* npo_preset */
     int64_t workers;      /* ranks, all or nothing */
     int64_t priority;     /* higher first */
     int64_t time_limit_s; /* 0: none */
@@ -170,6 +172,7 @@ npo_err npo_job_read(const cJSON *json, npo_job *ret_job, npo_error *error) NPO_
  * NULL-terminated: what npoctl imports and npod pins. */
 const char *const *npo_job_path_keys(void);
 const char *npo_job_recipe_name(npo_recipe recipe);
+const char *npo_job_preset_name(const npo_job *job);      /* of preset */
 const char *npo_job_starts_name(const npo_job *job);      /* of generate.starts */
 const char *npo_job_lr_schedule_name(const npo_job *job); /* of train.lr_schedule */
 const char *npo_lora_targets_name(int targets);           /* "attention" */

@@ -21,6 +21,7 @@ const char *const npo_job_recipes[] = {
 static_assert(sizeof npo_job_recipes / sizeof *npo_job_recipes == NPO_RECIPE_COUNT + 1,
               "one name per recipe");
 
+const char *const npo_job_presets[] = {"none", "sd15", "sdxl", NULL};
 const char *const npo_job_starts[] = {"noise", "latents", "full", NULL};
 static const char *const pipelines[] = {"staged", "fused", NULL};
 static const char *const losses[] = {"pseudo-huber", "mse", NULL};
@@ -76,6 +77,8 @@ static const npo_job_row top[] = {
      NONE,
      "what people call the job; the recipe's name if none"},
     {CHOICE("recipe", recipe, npo_job_recipes), NPO_FOR_ALL, NPO_FOR_ALL, "what to do"},
+    {CHOICE("preset", job.preset, npo_job_presets), NPO_FOR_SELF_NPO, NONE,
+     "sd15, sdxl: the published settings as defaults"},
     {INT("workers", job.workers, 1, NPO_GANG_MAX), NPO_FOR_ALL, NONE,
      "ranks; the job gets all of them or waits"},
     {INT("priority", job.priority, -1000, 1000), NPO_FOR_ALL, NONE, "higher goes first"},

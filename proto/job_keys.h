@@ -48,6 +48,7 @@ enum { NPO_JOB_SECTIONS = 7, NPO_JOB_ROWS_MAX = 32 };
 extern const npo_job_section npo_job_sections[NPO_JOB_SECTIONS];
 /* Names by number, NULL-terminated. */
 extern const char *const npo_job_recipes[];      /* npo_recipe */
+extern const char *const npo_job_presets[];      /* npo_preset */
 extern const char *const npo_job_starts[];       /* npo_starts */
 extern const char *const npo_job_lr_schedules[]; /* npo_lr_kind */
 extern const char *const npo_job_lora_targets_names[];

@@ -51,12 +51,25 @@ static npo_exit print_plan_table(const npo_job_plan *plan)
     return npo_print_table(table, "no tasks");
 }
 
+static void print_preset(const npo_job *job)
+{
+    const npo_job_train *train = &job->train;
+    printf(
+        "preset %s: %lld steps of %lld samples, lr %g, weight decay %g, %s; w_gen %g, starts %s; "
+        "guidance %g\n",
+        npo_job_preset_name(job), (long long)train->steps, (long long)train->batch, train->lr,
+        train->weight_decay, npo_optimizer_name((npo_optimizer_kind)train->optimizer),
+        job->generate.w_gen, npo_job_starts_name(job), job->sample.guidance_scale);
+}
+
 static npo_exit print_plan(const npo_job *job)
 {
     npo_job_plan plan;
     npo_job_plan_make(job, &plan);
     printf("job '%s', recipe %s, on %lld worker%s\n", job->name, npo_job_recipe_name(job->recipe),
            (long long)job->workers, job->workers == 1 ? "" : "s");
+    if (job->preset)
+        print_preset(job);
     if (plan.rounds > 0)
         printf("steps %lld to %lld in %lld rounds of %lld\n", (long long)plan.first_step,
                (long long)plan.steps, (long long)plan.rounds, (long long)job->round_steps);

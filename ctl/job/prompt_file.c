@@ -4,9 +4,12 @@
 #include "common/file.h"
 #include "common/utf8.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define MARK     "\xEF\xBB\xBF"     /* byte order mark */
 #define SEED_MAX 9007199254740992.0 /* 2^53 */
@@ -20,12 +23,14 @@ typedef struct {
 } reading;
 
 typedef struct {
-    const char *prompt, *negative;
+    const char *prompt, *caption, *text, *negative;
     const cJSON *seed;
 } line_values;
 
 static const npo_json_field fields[] = {
-    {"prompt", NPO_JSON_STRING, offsetof(line_values, prompt), .required = true},
+    {"prompt", NPO_JSON_STRING, offsetof(line_values, prompt)},
+    {"caption", NPO_JSON_STRING, offsetof(line_values, caption)},
+    {"text", NPO_JSON_STRING, offsetof(line_values, text)},
     {"negative_prompt", NPO_JSON_STRING, offsetof(line_values, negative)},
     {"seed", NPO_JSON_ANY, offsetof(line_values, seed)},
 };
@@ -82,7 +87,13 @@ static npo_err add_object(reading *r, const cJSON *json, const char *where, npo_
         return npo_error_prefix(error, err, "%s", where);
     if (values.seed)
         NPO_TRY(check_seed(where, values.seed, error));
-    return add(r, values.prompt, values.negative, values.seed, error);
+    const char *prompt = values.prompt    ? values.prompt
+                         : values.caption ? values.caption
+                                          : values.text;
+    if (!prompt)
+        return npo_error_set(error, NPO_E_USAGE, "%s: missing key 'prompt', 'caption' or 'text'",
+                             where);
+    return add(r, prompt, values.negative, values.seed, error);
 }
 
 static npo_err add_json(reading *r, const char *line, size_t len, npo_error *error)
@@ -145,19 +156,82 @@ static void drop(cJSON **list)
     *list = NULL;
 }
 
-npo_err npo_prompt_file_read(const char *path, npo_prompt_file *ret_file, npo_error *error)
+static npo_err read_file(reading *r, npo_error *error)
 {
     npo_buf text = NPO_BUF_INIT;
+    npo_err err = npo_file_read(r->path, NPO_JOB_FILE_BYTES_MAX, &text, error);
+    if (!err)
+        err = add_lines(r, &text, error);
+    npo_buf_fini(&text);
+    return err;
+}
+
+/* ---- folder of captions ---- */
+
+static int is_caption(const struct dirent *entry)
+{
+    return ends_with(entry->d_name, ".txt");
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static npo_err add_caption(reading *r, const char *path, npo_error *error)
+{
+    npo_buf text = NPO_BUF_INIT;
+    reading one = *r;
+    one.path = path;
+    one.number = 0;
+    one.is_json = false;
+    npo_err err = npo_file_read(path, NPO_JOB_FILE_BYTES_MAX, &text, error);
+    if (!err) {
+        size_t mark = text.len >= 3 && memcmp(text.data, MARK, 3) == 0 ? 3 : 0;
+        const char *line = text.len ? text.data + mark : "";
+        const char *stop = memchr(line, '\n', text.len - mark);
+        err = add_line(&one, line, stop ? (size_t)(stop - line) : text.len - mark, error);
+    }
+    npo_buf_fini(&text);
+    return err;
+}
+
+static npo_err read_folder(reading *r, npo_error *error)
+{
+    struct dirent **entries = NULL;
+    int count = scandir(r->path, &entries, is_caption, by_name);
+    if (count < 0)
+        return npo_error_errno(error, errno, "cannot read '%s'", r->path);
+    npo_err err = NPO_OK;
+    for (int i = 0; i < count; i++) {
+        char *path = err ? NULL : npo_file_join(r->path, entries[i]->d_name);
+        if (!err)
+            err = path ? add_caption(r, path, error) : no_memory(r, error);
+        free(path);
+        free(entries[i]);
+    }
+    free(entries);
+    if (!err && cJSON_GetArraySize(r->file.prompts) == 0)
+        err = npo_error_set(error, NPO_E_USAGE, "'%s' holds no captions, expected *.txt files",
+                            r->path);
+    return err;
+}
+
+static bool is_folder(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+npo_err npo_prompt_file_read(const char *path, npo_prompt_file *ret_file, npo_error *error)
+{
     reading r = {.path = path,
                  .is_json = ends_with(path, ".jsonl"),
                  .file = {cJSON_CreateArray(), cJSON_CreateArray(), cJSON_CreateArray()}};
     npo_err err =
         r.file.prompts && r.file.negatives && r.file.seeds ? NPO_OK : no_memory(&r, error);
     if (!err)
-        err = npo_file_read(path, NPO_JOB_FILE_BYTES_MAX, &text, error);
-    if (!err)
-        err = add_lines(&r, &text, error);
-    npo_buf_fini(&text);
+        err = is_folder(path) ? read_folder(&r, error) : read_file(&r, error);
     if (err) {
         npo_prompt_file_fini(&r.file);
         return npo_error_prefix(error, err, "prompts");

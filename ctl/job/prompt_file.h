@@ -1,6 +1,7 @@
 /* Prompts from a file. Text: one a line; an empty line is none. "*.jsonl": one object a line,
- * {"prompt": TEXT, "negative_prompt": TEXT, "seed": N}, of which only the prompt must be there.
- * UTF-8, with or without a byte order mark. */
+ * {"prompt": TEXT, "negative_prompt": TEXT, "seed": N}, of which only the prompt must be there; it
+ * may be called "caption" or "text". A folder of captions: the first line of each *.txt in it, in
+ * the order of their names. UTF-8, with or without a byte order mark. */
 #ifndef NPO_CTL_JOB_PROMPT_FILE_H
 #define NPO_CTL_JOB_PROMPT_FILE_H
 

@@ -63,6 +63,43 @@ static void test_prompt_file_reads_json_lines(void **state)
     npo_prompt_file_fini(&file);
 }
 
+static void test_prompt_file_knows_captions_by_three_names(void **state)
+{
+    static const char text[] = "{\"caption\": \"a\"}\n{\"text\": \"b\"}\n{\"prompt\": \"c\"}";
+    npo_prompt_file file;
+    npo_error error = {0};
+    assert_int_equal(read_file(*state, "p.jsonl", text, strlen(text), &file, &error), NPO_OK);
+    assert_int_equal(cJSON_GetArraySize(file.prompts), 3);
+    assert_string_equal(text_at(file.prompts, 0), "a");
+    assert_string_equal(text_at(file.prompts, 1), "b");
+    npo_prompt_file_fini(&file);
+}
+
+static void test_prompt_file_reads_a_folder_of_captions(void **state)
+{
+    npo_prompt_file file;
+    npo_error error = {0};
+    char *broken = npo_file_join(*state, "b.txt");
+    assert_int_equal(npo_prompt_file_read(*state, &file, &error), NPO_E_USAGE);
+    assert_non_null(strstr(error.text, "holds no captions, expected *.txt files"));
+    folder_write(*state, "b.txt", "a bag\r\nsecond line");
+    folder_write(*state, "a.txt",
+                 "\xEF\xBB\xBF"
+                 "a shoe");
+    folder_write(*state, "a.png", "no caption");
+    folder_write(*state, "c.txt", "");
+    assert_int_equal(npo_prompt_file_read(*state, &file, &error), NPO_OK);
+    assert_int_equal(cJSON_GetArraySize(file.prompts), 2);
+    assert_string_equal(text_at(file.prompts, 0), "a shoe");
+    assert_string_equal(text_at(file.prompts, 1), "a bag");
+    npo_prompt_file_fini(&file);
+    folder_write(*state, "b.txt", "a b\xFF");
+    assert_int_equal(npo_prompt_file_read(*state, &file, &error), NPO_E_FORMAT);
+    assert_non_null(strstr(error.text, broken));
+    assert_non_null(strstr(error.text, "line 1: found byte 0xff at byte 4"));
+    free(broken);
+}
+
 static void test_prompt_file_names_broken_text(void **state)
 {
     static const struct {
@@ -91,7 +128,7 @@ static void test_prompt_file_refuses_other_objects(void **state)
     } rows[] = {
         {"{\"prompt\": \"a\"}\n{\"prompt\": }", NPO_E_FORMAT, "line 2"},
         {"[1]", NPO_E_TYPE, "line 1: expected an object"},
-        {"{}", NPO_E_USAGE, "line 1: missing key 'prompt'"},
+        {"{}", NPO_E_USAGE, "line 1: missing key 'prompt', 'caption' or 'text'"},
         {"{\"prompt\": 3}", NPO_E_TYPE, "prompt: found 3"},
         {"{\"prompt\": \"a\", \"negativ_prompt\": \"b\"}", NPO_E_USAGE,
          "did you mean 'negative_prompt'?"},
@@ -114,6 +151,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_FOLDER(test_prompt_file_reads_lines),
         IN_FOLDER(test_prompt_file_reads_json_lines),
+        IN_FOLDER(test_prompt_file_knows_captions_by_three_names),
+        IN_FOLDER(test_prompt_file_reads_a_folder_of_captions),
         IN_FOLDER(test_prompt_file_names_broken_text),
         IN_FOLDER(test_prompt_file_refuses_other_objects),
     };

@@ -45,6 +45,46 @@ static void test_job_defaults_of_self_npo(void **state)
     cJSON_Delete(json);
 }
 
+static void test_job_preset_gives_the_published_settings(void **state)
+{
+    npo_job job;
+    cJSON *json = parse("{\"recipe\": \"self-npo\", \"preset\": \"sd15\", \"model\": \"m\", "
+                        "\"prompts\": [\"a\"], \"workers\": 4}");
+    read_ok(json, &job);
+    assert_int_equal(job.train.steps, 1000);
+    assert_int_equal(job.train.batch, 80);
+    assert_int_equal(job.train.micro_batch, 1);
+    assert_int_equal(job.train.optimizer, NPO_OPTIMIZER_ADAMW8BIT);
+    assert_true(job.train.lr == 1e-6 && job.train.weight_decay == 1e-3);
+    assert_true(job.train.ema_decay == 0.999 && job.train.clip == 1 && job.train.huber_c == 1e-3);
+    assert_true(job.generate.w_gen == -1 && job.sample.guidance_scale == 7.5);
+    assert_int_equal(job.generate.starts, NPO_STARTS_NOISE);
+    cJSON_Delete(json);
+    json = parse("{\"recipe\": \"self-npo\", \"preset\": \"sdxl\", \"model\": \"m\", \"data\": "
+                 "\"d\", \"train\": {\"lr\": 2e-7, \"steps\": 50, \"batch\": 6}}");
+    read_ok(json, &job);
+    assert_int_equal(job.train.steps, 50);
+    assert_int_equal(job.train.batch, 6);
+    assert_true(job.train.lr == 2e-7 && job.train.weight_decay == 0);
+    assert_true(job.generate.w_gen == -5 && job.sample.guidance_scale == 5);
+    assert_int_equal(job.generate.starts, NPO_STARTS_LATENTS);
+    assert_string_equal(npo_job_preset_name(&job), "sdxl");
+    cJSON_Delete(json);
+}
+
+static void test_job_reads_a_lora(void **state)
+{
+    npo_job job;
+    cJSON *json = parse("{\"recipe\": \"self-npo\", \"model\": \"m\", \"prompts\": [\"a\"], "
+                        "\"train\": {\"steps\": 1, \"lora\": {\"rank\": 8}}}");
+    read_ok(json, &job);
+    assert_int_equal(job.train.lora.rank, 8);
+    assert_true(job.train.lora.alpha == 8);
+    assert_int_equal(job.train.lora.targets, NPO_JOB_LORA_ATTENTION);
+    assert_string_equal(npo_lora_targets_name(job.train.lora.targets), "attention");
+    cJSON_Delete(json);
+}
+
 static void test_job_defaults_of_diffusion(void **state)
 {
     npo_job job;
@@ -287,6 +327,12 @@ static void test_job_refuses_contradictions(void **state)
                    "missing key 'data': generate.starts 'latents' begins at its images");
     expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("prompts", NULL), NPO_E_USAGE,
                    "missing key 'prompts': without 'data' there are no captions either");
+    expect_refused(NPO_RECIPE_DIFFUSION,
+                   PAIRS("init_random", "true", "train.lora", "{\"rank\": 2}"), NPO_E_USAGE,
+                   "train.lora: found it with init_random, expected a trained model to stand "
+                   "beside");
+    expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("train.lora", "{}"), NPO_E_USAGE,
+                   "missing key 'train.lora.rank': recipe 'self-npo' needs it");
     expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("generate.segment_steps", "26"), NPO_E_USAGE,
                    "generate.segment_steps: found 26, expected at most solver_steps, 25");
     expect_refused(NPO_RECIPE_SELF_NPO, PAIRS("evaluate.classifier", "\"c\""), NPO_E_USAGE,
@@ -419,6 +465,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_job_defaults_of_self_npo),
+        cmocka_unit_test(test_job_preset_gives_the_published_settings),
+        cmocka_unit_test(test_job_reads_a_lora),
         cmocka_unit_test(test_job_defaults_of_diffusion),
         cmocka_unit_test(test_job_defaults_of_the_others),
         cmocka_unit_test(test_job_reads_every_member),
