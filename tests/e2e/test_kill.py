@@ -57,10 +57,18 @@ class Cluster:
         self.thread.join()
 
 
-def run_job(box, env):
+# A job of each kind of training state: all weights in f32, a LoRA with its moments in 8 bits.
+TRAIN = {
+    "full": {},
+    "lora": {"lora": {"rank": 2, "targets": "all"}, "optimizer": "adamw8bit"},
+}
+
+
+def run_job(box, env, kind="full"):
     """Runs the job to its end; what it made: hashes by output, and one of the exported model's files."""
     cluster = Cluster(box, env)
-    spec = box.self_npo(steps=6, round_steps=2, preview_rounds=1, sample={"count": 4, "steps": 4})
+    spec = box.self_npo(steps=6, round_steps=2, preview_rounds=1, sample={"count": 4, "steps": 4},
+                        train=TRAIN[kind])
     submit = box.ctl_start("submit", box.job_file(spec), "--wait", "--id-only")
     code = submit.wait(2 * harness.WAIT_S)
     check(cluster.error is None, cluster.error)
@@ -77,24 +85,24 @@ reference_lock = threading.Lock()
 reference = {}
 
 
-def undisturbed(box):
-    """The outputs of a run of its own that nobody disturbs, made once."""
+def undisturbed(box, kind="full"):
+    """The outputs of a run of its own that nobody disturbs, made once a kind."""
     with reference_lock:
-        if not reference:
-            quiet = harness.Box(box.programs, "undisturbed")
+        if kind not in reference:
+            quiet = harness.Box(box.programs, f"undisturbed-{kind}")
             try:
-                reference.update(run_job(quiet, {}))
+                reference[kind] = run_job(quiet, {}, kind)
             finally:
                 left = quiet.close()
                 quiet.remove()
             check(not left, f"left running: {left}")
-    return reference
+    return reference[kind]
 
 
-def killed_at(point, nth, box):
+def killed_at(point, nth, box, kind="full"):
     mark = os.path.join(box.dir, "killed")
-    expected = undisturbed(box)
-    made = run_job(box, {"NPO_CRASH_AT": f"{point}:{nth}", "NPO_CRASH_ONCE": mark})
+    expected = undisturbed(box, kind)
+    made = run_job(box, {"NPO_CRASH_AT": f"{point}:{nth}", "NPO_CRASH_ONCE": mark}, kind)
     check(os.path.exists(mark), f"{point} was not passed {nth} times: nothing was killed")
     check_equal(sorted(map(str, made)), sorted(map(str, expected)), "outputs")
     for name, digest in expected.items():
@@ -114,6 +122,11 @@ def choices(points):
 @harness.test
 def undisturbed_twice_is_equal(box):
     check_equal(run_job(box, {}), undisturbed(box), "outputs")
+
+
+@harness.test
+def lora_killed_in_a_step(box):
+    killed_at("train.step", 4, box, "lora")
 
 
 def main():

@@ -31,13 +31,29 @@ static npo_err read_pixel_factor(npo_model *model, npo_error *error)
     return NPO_OK;
 }
 
+static npo_err open_text(npo_model *model, npo_error *error)
+{
+    if (model->text)
+        return NPO_OK;
+    NPO_TRY(npo_text_encoder_new(model->backend, &model->folder, &model->text, error));
+    model->text_length = npo_text_encoder_length(model->text);
+    model->text_channels = npo_text_encoder_channels(model->text);
+    model->text_pooled = npo_text_encoder_pooled(model->text);
+    return NPO_OK;
+}
+
+static void close_text(npo_model *model)
+{
+    npo_text_encoder_free(model->text);
+    model->text = NULL;
+}
+
 /* The network's conditioning must be what the text encoder makes. */
 static npo_err check_text(const npo_model *model, npo_error *error)
 {
     const npo_unet_config *config = &model->config;
     int64_t context = npo_unet_config_context(config);
-    int64_t channels = npo_text_encoder_channels(model->text);
-    int64_t pooled = npo_text_encoder_pooled(model->text);
+    int64_t channels = model->text_channels, pooled = model->text_pooled;
     if (context && context != channels)
         return npo_error_set(error, NPO_E_SHAPE,
                              "'%s': found cross_attention_dim %lld, expected %lld as the text "
@@ -66,11 +82,12 @@ static npo_err load_base(npo_model *model, npo_error *error)
 static npo_err load(npo_model *model, npo_backend *backend, const char *path, npo_error *error)
 {
     npo_schedule_config schedule;
+    model->backend = backend;
     NPO_TRY(npo_folder_open(path, &model->folder, error));
     NPO_TRY(npo_folder_unet(&model->folder, backend, &model->config, &model->layout, error));
     NPO_TRY(npo_schedule_config_load(model->folder.scheduler_config, &schedule, error));
     NPO_TRY(npo_schedule_new(&schedule, &model->schedule, error));
-    NPO_TRY(npo_text_encoder_new(backend, &model->folder, &model->text, error));
+    NPO_TRY(open_text(model, error));
     NPO_TRY(check_channels(model, error));
     NPO_TRY(check_text(model, error));
     NPO_TRY(read_pixel_factor(model, error));
@@ -103,7 +120,7 @@ void npo_model_free(npo_model *model)
     npo_network_free(model->lora_network);
     npo_layout_unref(model->lora_layout);
     npo_vae_free(model->vae);
-    npo_text_encoder_free(model->text);
+    close_text(model);
     npo_schedule_free(model->schedule);
     npo_params_free(model->base);
     npo_layout_unref(model->layout);
@@ -139,7 +156,7 @@ static void set_shapes(npo_model *model, int64_t height, int64_t width)
     model->image =
         (npo_latent_shape){height * factor, width * factor,
                            model->folder.vae_config ? NPO_AUTOENCODER_IMAGE_CHANNELS : channels};
-    model->shape = (npo_network_shape){height, width, npo_text_encoder_length(model->text)};
+    model->shape = (npo_network_shape){height, width, model->text_length};
 }
 
 npo_err npo_model_set_size(npo_model *model, npo_backend *backend, int64_t height, int64_t width,
@@ -214,8 +231,7 @@ static row_shape shape_of(const npo_model *model)
     float height = (float)(model->latent.height * model->pixel_factor);
     float width = (float)(model->latent.width * model->pixel_factor);
     return (row_shape){
-        .context =
-            (size_t)(npo_text_encoder_length(model->text) * npo_text_encoder_channels(model->text)),
+        .context = (size_t)(model->text_length * model->text_channels),
         .added = (size_t)npo_unet_config_added(&model->config),
         .time_ids = {height, width, 0, 0, height, width},
     };
@@ -235,15 +251,15 @@ static npo_err hash_prompts(const row_shape *shape, const char *const *prompts, 
 }
 
 /* prompt: NULL for the empty one. */
-static npo_err encode_row(npo_model *model, const row_shape *shape, const char *prompt,
+static npo_err encode_row(npo_text_encoder *text, const row_shape *shape, const char *prompt,
                           float *ret_row, npo_error *error)
 {
     float *pooled = ret_row + shape->context;
     if (shape->added)
         memcpy(pooled + shape->added - NPO_UNET_TIME_IDS, shape->time_ids, sizeof shape->time_ids);
     if (!prompt)
-        return npo_text_encoder_encode_empty(model->text, ret_row, pooled, error);
-    return npo_text_encoder_encode(model->text, &prompt, 1, ret_row, pooled, error);
+        return npo_text_encoder_encode_empty(text, ret_row, pooled, error);
+    return npo_text_encoder_encode(text, &prompt, 1, ret_row, pooled, error);
 }
 
 static npo_err encode_rows(npo_model *model, const row_shape *shape, const char *const *prompts,
@@ -257,9 +273,9 @@ static npo_err encode_rows(npo_model *model, const row_shape *shape, const char 
         err =
             npo_error_set(error, NPO_E_NOMEM, "no memory for the embeddings of %zu prompts", count);
     for (size_t i = 0; err == NPO_OK && i < count; i++)
-        err = encode_row(model, shape, prompts[i], rows + i * floats, error);
+        err = encode_row(model->text, shape, prompts[i], rows + i * floats, error);
     if (err == NPO_OK)
-        err = encode_row(model, shape, NULL, empty, error);
+        err = encode_row(model->text, shape, NULL, empty, error);
     if (err != NPO_OK) {
         free(rows);
         free(empty);
@@ -283,7 +299,12 @@ npo_err npo_model_encode(npo_model *model, const char *const *prompts, size_t co
         return npo_error_set(error, err, "cannot encode prompts: %s", npo_err_text(err));
     if (model->has_prompts && npo_hash_equal(&hash, &model->prompts_hash))
         return NPO_OK;
-    NPO_TRY(encode_rows(model, &shape, prompts, count, error));
+    err = open_text(model, error);
+    if (err == NPO_OK)
+        err = encode_rows(model, &shape, prompts, count, error);
+    close_text(model);
+    if (err != NPO_OK)
+        return err;
     model->prompts_hash = hash;
     model->has_prompts = true;
     return NPO_OK;

@@ -18,7 +18,10 @@ typedef struct {
     npo_layout *layout;
     npo_params *base; /* NULL: the folder has no weights, it is one to train from scratch */
     npo_schedule *schedule;
-    npo_text_encoder *text;
+    npo_backend *backend;   /* borrowed */
+    npo_text_encoder *text; /* NULL once prompts are encoded, until there are others */
+    /* Sizes of what it makes. */
+    int64_t text_length, text_channels, text_pooled;
     int64_t pixel_factor; /* pixels a latent position on each side: of the VAE, 1 without one */
     /* Since npo_model_set_size. */
     npo_network_shape shape;
@@ -62,7 +65,7 @@ npo_err npo_model_network_of(npo_model *model, npo_backend *backend, const npo_p
                              npo_network **ret_network, npo_error *error) NPO_MUST_CHECK;
 /* Embeddings of the prompts (ids by their order) and of the empty prompt, in model->prompts. The
  * time ids of a model with added conditioning say that images have, and had before any cropping,
- * the size of the latent in pixels. */
+ * the size of the latent in pixels. The text encoder leaves memory again. */
 npo_err npo_model_encode(npo_model *model, const char *const *prompts, size_t count,
                          npo_error *error) NPO_MUST_CHECK;
 
