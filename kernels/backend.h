@@ -12,7 +12,8 @@ typedef struct {
     const char *device;   /* "cpu" */
     int threads;          /* cpu threads of this process; 0: all cores */
     const char *isa;      /* NULL: best of this machine; "avx512", "avx2", "portable" */
-    const char *products; /* who multiplies matrices: NULL or "auto": by size; "own", "dnnl" */
+    const char *products; /* who multiplies matrices: NULL or "auto": by size; "own", "gemm",
+                             "winograd", "dnnl" */
 } npo_backend_options;
 
 /* Errors: NPO_E_NOT_FOUND for an unknown device or an ISA this machine lacks. */

@@ -84,8 +84,8 @@ static npo_err bind_dnnl(int isa, npo_error *error)
 static npo_err choose_products(npo_cpu *cpu, const char *name, npo_error *error)
 {
     static const char *const names[] = {
-        [NPO_PRODUCTS_BY_SIZE] = "auto",
-        [NPO_PRODUCTS_OWN] = "own",
+        [NPO_PRODUCTS_BY_SIZE] = "auto", [NPO_PRODUCTS_OWN] = "own",
+        [NPO_PRODUCTS_GEMM] = "gemm",    [NPO_PRODUCTS_WINOGRAD] = "winograd",
         [NPO_PRODUCTS_DNNL] = "dnnl",
     };
     for (int i = 0; name && i < (int)(sizeof names / sizeof *names); i++)
@@ -95,7 +95,8 @@ static npo_err choose_products(npo_cpu *cpu, const char *name, npo_error *error)
         }
     if (!name)
         return NPO_OK;
-    return npo_error_set(error, NPO_E_NOT_FOUND, "products '%s', expected 'auto', 'own' or 'dnnl'",
+    return npo_error_set(error, NPO_E_NOT_FOUND,
+                         "products '%s', expected 'auto', 'own', 'gemm', 'winograd' or 'dnnl'",
                          name);
 }
 

@@ -7,7 +7,13 @@
 
 #include <oneapi/dnnl/dnnl.h>
 
-typedef enum { NPO_PRODUCTS_BY_SIZE, NPO_PRODUCTS_OWN, NPO_PRODUCTS_DNNL } npo_products;
+typedef enum {
+    NPO_PRODUCTS_BY_SIZE,
+    NPO_PRODUCTS_OWN,
+    NPO_PRODUCTS_GEMM,
+    NPO_PRODUCTS_WINOGRAD, /* and gemm where it does not apply */
+    NPO_PRODUCTS_DNNL,
+} npo_products;
 
 typedef struct {
     const npo_cpu_kernels *k;

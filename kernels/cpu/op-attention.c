@@ -17,18 +17,12 @@ static npo_attention_sizes sizes_of(const npo_op_desc *desc)
     };
 }
 
-size_t npo_attention_scratch(const npo_attention_sizes *s)
-{
-    size_t row = (s->keys + 15) / 16 * 16;
-    return row * (2 * s->head_dim + 2 * NPO_ATTENTION_ROWS);
-}
-
 static npo_err attention_prepare(const npo_cpu *cpu, npo_op_work *work, npo_error *error)
 {
     npo_attention_sizes s = sizes_of(&work->desc);
     size_t heads = (size_t)(work->desc.in[0].dims[0] * work->desc.attrs.heads);
     work->saved = work->desc.keep ? heads * s.queries * sizeof(float) : 0;
-    work->scratch_forward = (size_t)cpu->threads * npo_attention_scratch(&s) * sizeof(float);
+    work->scratch_forward = (size_t)cpu->threads * cpu->k->attention_scratch(&s) * sizeof(float);
     work->scratch_backward = work->scratch_forward;
     return NPO_OK;
 }
@@ -46,7 +40,7 @@ static npo_err attention_forward(const npo_cpu *cpu, const npo_op_work *work,
         size_t at_q = sample * s.queries * s.stride + column;
         size_t at_k = sample * s.keys * s.stride + column;
         float *scratch =
-            (float *)args->scratch + (size_t)omp_get_thread_num() * npo_attention_scratch(&s);
+            (float *)args->scratch + (size_t)omp_get_thread_num() * cpu->k->attention_scratch(&s);
         cpu->k->attention_forward(&s, q + at_q, k + at_k, v + at_k, args->out + at_q,
                                   lse ? lse + i * s.queries : NULL, scratch);
     }
@@ -71,7 +65,7 @@ static npo_err attention_backward(const npo_cpu *cpu, const npo_op_work *work,
             grad[j] = (float *)npo_at(args->grad_in[j], at[j]);
         }
         float *scratch =
-            (float *)args->scratch + (size_t)omp_get_thread_num() * npo_attention_scratch(&s);
+            (float *)args->scratch + (size_t)omp_get_thread_num() * cpu->k->attention_scratch(&s);
         cpu->k->attention_backward(&s, q + at_q, k + at_k, v + at_k, lse + i * s.queries,
                                    args->grad_out + at_q, prev, grad, scratch);
     }

@@ -128,7 +128,7 @@ static npo_err add_channels_backward(const npo_cpu *cpu, const npo_op_work *work
         return NPO_OK;
 #pragma omp parallel for schedule(static) num_threads(npo_cpu_team(cpu, n *size))
     for (size_t i = 0; i < n; i++)
-        cpu->k->column_sums(size / c, c, args->grad_out + i * size,
+        cpu->k->column_sums(size / c, c, c, args->grad_out + i * size,
                             npo_at(args->grad_prev[1], i * c), args->grad_in[1] + i * c);
     return NPO_OK;
 }

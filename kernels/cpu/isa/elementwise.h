@@ -156,7 +156,8 @@ static void add_channels(size_t rows, size_t c, const float *x, const float *e, 
         add(c, x, e, y);
 }
 
-static void column_sums(size_t rows, size_t c, const float *x, const float *prev, float *y)
+static void column_sums(size_t rows, size_t c, size_t row, const float *x, const float *prev,
+                        float *y)
 {
     enum { BLOCK = 64 };
     VF_EACH(i, m, c)
@@ -166,13 +167,13 @@ static void column_sums(size_t rows, size_t c, const float *x, const float *prev
             size_t last = first + BLOCK < rows ? first + BLOCK : rows, r = first;
             vf a = vf_set(0), b = a, d = a, e = a;
             for (; r + 4 <= last; r += 4) {
-                a += vf_load_n(x + r * c + i, m);
-                b += vf_load_n(x + (r + 1) * c + i, m);
-                d += vf_load_n(x + (r + 2) * c + i, m);
-                e += vf_load_n(x + (r + 3) * c + i, m);
+                a += vf_load_n(x + r * row + i, m);
+                b += vf_load_n(x + (r + 1) * row + i, m);
+                d += vf_load_n(x + (r + 2) * row + i, m);
+                e += vf_load_n(x + (r + 3) * row + i, m);
             }
             for (; r < last; r++)
-                a += vf_load_n(x + r * c + i, m);
+                a += vf_load_n(x + r * row + i, m);
             a = (a + b) + (d + e);
             for (size_t k = 0; k < VW; k++)
                 total[k] += (double)a[k];

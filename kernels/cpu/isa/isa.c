@@ -8,11 +8,13 @@
 #include "kernels/cpu/isa/matmul.h"
 #include "kernels/cpu/isa/norm.h"
 
-#include "kernels/cpu/isa/attention.h"
 #include "kernels/cpu/isa/bf16.h"
+#include "kernels/cpu/isa/gemm.h"
+#include "kernels/cpu/isa/attention.h"
 #include "kernels/cpu/isa/matrix.h"
 #include "kernels/cpu/isa/product.h"
 #include "kernels/cpu/isa/vec.h"
+#include "kernels/cpu/isa/winograd.h"
 
 extern const npo_cpu_kernels NPO_ISA_TABLE;
 
@@ -33,6 +35,7 @@ const npo_cpu_kernels NPO_ISA_TABLE = {
     .group_norm_backward = group_norm_backward,
     .layer_norm_forward = layer_norm_forward,
     .layer_norm_backward = layer_norm_backward,
+    .attention_scratch = attention_scratch,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
     .packed_floats = packed_floats,
@@ -41,6 +44,15 @@ const npo_cpu_kernels NPO_ISA_TABLE = {
     .product_forward = product_forward,
     .product_outer = product_outer,
     .matrix_add = matrix_add,
+    .gemm = gemm,
+    .gemm_scratch = gemm_scratch,
+    .gemm_width = GEMM_WIDTH,
+    .gemm_panels = gemm_panels,
+    .winograd_input = winograd_input,
+    .winograd_gradient = winograd_gradient,
+    .winograd_output = winograd_output,
+    .winograd_weights = winograd_weights,
+    .winograd_unweights = winograd_unweights,
     .vec_scale = vec_scale,
     .vec_axpy = vec_axpy,
     .vec_lerp = vec_lerp,

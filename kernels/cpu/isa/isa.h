@@ -6,6 +6,7 @@
 #define NPO_KERNELS_CPU_ISA_ISA_H
 
 #include "kernels/cpu/product/product.h"
+#include "kernels/cpu/product/winograd.h"
 #include "kernels/matrix.h"
 #include "kernels/op.h"
 #include "kernels/vec.h"
@@ -20,7 +21,7 @@ typedef struct {
 } npo_group_norm_sizes;
 
 /* One head of attention. Rows of q, k, v and of their gradients and outputs lie `stride` floats
- * apart. Scratch: npo_attention_scratch() floats. */
+ * apart. Scratch: attention_scratch() floats. */
 typedef struct {
     size_t queries, keys, head_dim, stride;
     bool causal;
@@ -54,8 +55,10 @@ typedef struct {
     void (*mix)(size_t n, float ca, const float *a, float cb, const float *b, float *y);
     /* y[r] = x[r] + e */
     void (*add_channels)(size_t rows, size_t c, const float *x, const float *e, float *y);
-    /* y = prev + sums over rows of x [rows, c]; sums of 64 rows are added up in f64 */
-    void (*column_sums)(size_t rows, size_t c, const float *x, const float *prev, float *y);
+    /* y [c] = prev + sums over rows of x, `row` floats apart; sums of 64 rows are added up in f64
+     */
+    void (*column_sums)(size_t rows, size_t c, size_t row, const float *x, const float *prev,
+                        float *y);
     float (*largest)(size_t n, const float *x);
     /* y = exp(x - shift), returns the sum */
     float (*exp_sum)(size_t n, float shift, const float *x, float *y);
@@ -78,6 +81,7 @@ typedef struct {
                                 const float *stats, const float *dy, const float *prev, float *dx,
                                 float *sums);
 
+    size_t (*attention_scratch)(const npo_attention_sizes *sizes); /* a multiple of 16 */
     /* lse [queries] or NULL: log of the sum of exponentials of each row. */
     void (*attention_forward)(const npo_attention_sizes *sizes, const float *q, const float *k,
                               const float *v, float *out, float *lse, float *scratch);
@@ -96,6 +100,25 @@ typedef struct {
     void (*product_outer)(const npo_outer_product *p);
 
     void (*matrix_add)(const npo_matrix_product *p); /* c += a b */
+    /* One thread's npo_gemm; scratch: gemm_scratch() floats. Threads divide columns of c in
+     * multiples of gemm_width. */
+    void (*gemm)(const npo_gemm *g, float *scratch);
+    size_t (*gemm_scratch)(void);
+    size_t gemm_width;
+
+    /* cpu/product/winograd.h. What winograd_gradient writes and winograd_output reads begins with
+     * channel t->channel. */
+    void (*winograd_input)(const npo_winograd_tiles *t, const float *x, npo_winograd_store to);
+    void (*winograd_gradient)(const npo_winograd_tiles *t, const float *dy, npo_winograd_store to);
+    void (*winograd_output)(const npo_winograd_tiles *t, npo_winograd_store from, const float *bias,
+                            const float *e, const float *add, float *y);
+    /* Unit u of [first, last) is input u % inputs of panel u / inputs. */
+    void (*winograd_weights)(const npo_winograd_weights *w, size_t first, size_t last, float *to);
+    /* to += the weights' gradients, from a panel of products [36][rows][gemm_width]. */
+    void (*winograd_unweights)(const float *products, size_t rows, size_t lanes, float *to,
+                               size_t row);
+    /* The same with b in panels of gemm_width columns, k after k; a_transposed: read in place. */
+    void (*gemm_panels)(const npo_gemm *g);
 
     /* Element-wise with the same bits for every instruction set (kernels/vec.h). */
     void (*vec_scale)(size_t n, float a, float *x);
@@ -117,9 +140,7 @@ typedef struct {
     double (*multiply_adds)(size_t rounds);
 } npo_cpu_kernels;
 
-size_t npo_attention_scratch(const npo_attention_sizes *sizes); /* floats; a multiple of 16 */
-
-enum { NPO_ATTENTION_ROWS = 32 }; /* queries that are worked on together */
+enum { NPO_ATTENTION_ROWS = 48 }; /* queries that are worked on together */
 
 /* The table of the best instruction set of this machine, or the named one ("avx512", "avx2",
  * "portable"); NULL when the machine or the build lacks it. */

@@ -292,6 +292,28 @@ ALWAYS_INLINE float vf_largest(vf v)
     return most;
 }
 
+/* Exchanges the off-diagonal blocks of `half` lanes of a and b. */
+ALWAYS_INLINE void vf_exchange(vf *a, vf *b, const int half)
+{
+    vi low, high;
+    for (int i = 0; i < VW; i++) {
+        low[i] = i & half ? i - half + VW : i;
+        high[i] = i & half ? i + VW : i + half;
+    }
+    vf x = __builtin_shuffle(*a, *b, low);
+    *b = __builtin_shuffle(*a, *b, high);
+    *a = x;
+}
+
+/* Lane c of row r becomes lane r of row c. */
+ALWAYS_INLINE void vf_transpose(vf rows[VW])
+{
+    for (int half = VW / 2; half > 0; half /= 2)
+        for (int i = 0; i < VW; i++)
+            if (!(i & half))
+                vf_exchange(&rows[i], &rows[i + half], half);
+}
+
 /* e^x within 1.5 ulp from -87.3 to 88; beyond, the value at the end. r = x - n ln 2, then
  * 1 + r + r^2 p(r) with p fitted to least relative error (3e-9), times 2^n. */
 ALWAYS_INLINE vf vf_exp(vf x)

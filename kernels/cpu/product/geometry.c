@@ -113,3 +113,11 @@ void npo_product_begin_sum(size_t count, const float *prev, float *grad)
     else if (prev != grad)
         memcpy(grad, prev, count * sizeof *grad);
 }
+
+void npo_product_bias(const npo_cpu *cpu, size_t rows, size_t out, const npo_op_args *args)
+{
+    npo_cpu_part part = npo_cpu_part_of(out, 16);
+    if (part.last > part.first)
+        cpu->k->column_sums(rows, part.last - part.first, out, args->grad_out + part.first,
+                            npo_at(args->grad_prev[2], part.first), args->grad_in[2] + part.first);
+}

@@ -3,7 +3,7 @@
 #ifndef NPO_KERNELS_CPU_PRODUCT_GEOMETRY_H
 #define NPO_KERNELS_CPU_PRODUCT_GEOMETRY_H
 
-#include "kernels/backend-ops.h"
+#include "kernels/cpu/cpu.h"
 #include "kernels/cpu/product/product.h"
 
 enum { NPO_ROW_BLOCK = 64 }; /* rows of a linear layer that are a unit of work */
@@ -45,5 +45,9 @@ npo_product_unit npo_product_unit_at(const npo_product_geometry *g, size_t i, si
 
 /* Copies prev (or zeros) to grad, so that sums can be made there. */
 void npo_product_begin_sum(size_t count, const float *prev, float *grad);
+
+/* The calling thread's share of the gradient of the bias, sums over rows of grad_out [rows, out].
+ */
+void npo_product_bias(const npo_cpu *cpu, size_t rows, size_t out, const npo_op_args *args);
 
 #endif

@@ -190,8 +190,8 @@ static void bias_unit(const npo_cpu *cpu, const own_state *s, const npo_op_args 
 {
     float *part = scratch + s->at_bias;
     double *total = (double *)(void *)(part + round_floats(s->g.out));
-    cpu->k->column_sums(u.lines * u.pixels, s->g.out, args->grad_out + image_of_out(&s->g, u), NULL,
-                        part);
+    cpu->k->column_sums(u.lines * u.pixels, s->g.out, s->g.out,
+                        args->grad_out + image_of_out(&s->g, u), NULL, part);
     for (size_t o = 0; o < s->g.out; o++)
         total[o] += (double)part[o];
 }

@@ -46,4 +46,27 @@ typedef struct {
     ptrdiff_t first, by_h, by_w, by_i, by_o;
 } npo_weight_map;
 
+/* ---- products of large matrices ---- */
+
+/* Where the rows of a matrix lie: row r is number r % width of line r / width. */
+typedef struct {
+    size_t width, line, row; /* rows; floats between lines, between rows */
+} npo_rows;
+
+/* One thread's c = a b + bias + add, or a part of it. c [m, n], a [m, k], b [k, n]; columns of a, c
+ * and add lie together. */
+typedef struct {
+    size_t m, n, k;
+    const float *a;
+    npo_rows a_rows;
+    bool a_transposed; /* a_rows are those of [k, m] */
+    const float *b;
+    npo_rows b_rows;
+    size_t b_column;   /* floats between columns */
+    const float *bias; /* [n] or NULL */
+    const float *add;  /* laid out as c; NULL, or c itself */
+    float *c;
+    npo_rows c_rows;
+} npo_gemm;
+
 #endif

@@ -548,7 +548,7 @@ static void test_backend_refuses_what_is_not_there(void **state)
         {{.device = "cpu", .threads = -1}, NPO_E_RANGE, "-1 threads, expected 0 to 4096"},
         {{.device = "cpu", .products = "mkl"},
          NPO_E_NOT_FOUND,
-         "products 'mkl', expected 'auto', 'own' or 'dnnl'"},
+         "products 'mkl', expected 'auto', 'own', 'gemm', 'winograd' or 'dnnl'"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         npo_backend *other = NULL;

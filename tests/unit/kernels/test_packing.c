@@ -41,7 +41,8 @@ static void test_packing_holds_as_many_sets_as_the_limit_allows(void **state)
     network_open(&one,
                  (network_options){.n = 1, .packed_bytes = 2 * set - 1, .layout = three.layout});
     assert_int_equal(one.info.private_bytes - none.info.private_bytes, set);
-    assert_true(none.info.arena_bytes > one.info.arena_bytes);
+    /* More, unless the scratch of another op is larger than any packed weights. */
+    assert_true(none.info.arena_bytes >= one.info.arena_bytes);
     network_close(&one);
     network_close(&none);
     network_close(&three);
