@@ -5,7 +5,8 @@
 # same run, one after the other, since machines are noisy; only the ratio is worth quoting.
 #
 #   bench/run.sh                 all of them
-#   bench/run.sh train-step      by name: train-step, self-npo-step, control-plane
+#   bench/run.sh train-step      by name: train-step, self-npo-step, unet-forward, unet-step,
+#                                control-plane
 #
 # BENCH_PYTHON names a python with torch and diffusers; without it a virtual environment is made in
 # build/bench-python from PyPI.
@@ -54,14 +55,34 @@ compute() { # name, goal
   done
 }
 
+# Stable Diffusion 1.5's UNet at 512x512, random weights: one evaluation, or one with all gradients.
+# PyTorch's is the better of eager and compiled.
+unet() { # name, goal
+  local python ours flag=()
+  python=$(torch_python)
+  [ "$1" = unet-forward ] || flag=(--backward)
+  ours=$(build/release/bench/bench-unet --config bench/sd15-unet.json --threads "$threads" "${flag[@]}" |
+    python3 -c 'import json, sys; r = json.load(sys.stdin); print(r.get("step_s", r["forward_s"]))')
+  for precision in f32 bf16; do
+    flag=()
+    [ $precision = f32 ] || flag=(--bf16)
+    line "$1" "$ours" "$(LD_PRELOAD=$(ls /usr/lib/*/libjemalloc.so.2) "$python" bench/peer_torch.py \
+      "$1" bench/sd15-unet.json --batch 1 --threads "$threads" --repeat 3 "${flag[@]}")" \
+      "pytorch $precision" s "$2"
+  done
+}
+
 build
-[ $# -gt 0 ] || set -- train-step self-npo-step control-plane
+[ $# -gt 0 ] || set -- train-step self-npo-step unet-forward unet-step control-plane
 for name; do
   case $name in
     train-step) compute train-step 1.5 ;;
     self-npo-step) compute self-npo-step 3 ;;
+    unet-forward) unet unet-forward 1.7 ;;
+    unet-step) unet unet-step 1.6 ;;
     control-plane) bench/control-plane.sh ;;
-    *) echo "bench/run.sh: unknown benchmark '$name', expected train-step, self-npo-step or control-plane" >&2
+    *) echo "bench/run.sh: unknown benchmark '$name', expected train-step, self-npo-step, unet-forward," \
+         "unet-step or control-plane" >&2
        exit 2 ;;
   esac
 done
