@@ -43,15 +43,23 @@ const char *npo_backend_class(const npo_backend *backend)
     return backend->class_text;
 }
 
+size_t npo_backend_arena_bytes(const npo_backend *backend)
+{
+    return backend->arena_bytes;
+}
+
 npo_err npo_backend_reserve(npo_backend *be, size_t bytes)
 {
     void *arena;
     if (bytes <= be->arena_bytes)
         return NPO_OK;
-    NPO_TRY(be->ops->alloc(be, bytes, &arena));
+    /* First, so that memory never holds both. */
     be->ops->release(be, be->arena);
+    be->arena = NULL;
+    be->arena_bytes = 0;
+    be->arena_stamp = 0;
+    NPO_TRY(be->ops->alloc(be, bytes, &arena));
     be->arena = arena;
     be->arena_bytes = bytes;
-    be->arena_stamp = 0;
     return NPO_OK;
 }

@@ -5,6 +5,7 @@
 
 #include "common/err.h"
 #include <stdbool.h>
+#include <stddef.h>
 
 typedef struct npo_backend npo_backend;
 
@@ -22,5 +23,7 @@ npo_err npo_backend_new(const npo_backend_options *options, npo_backend **ret_ba
 void npo_backend_free(npo_backend *backend);
 /* "cpu avx512 dnnl-2.6.3 threads-1": part of a job's numeric class. Borrowed. */
 const char *npo_backend_class(const npo_backend *backend);
+/* Bytes of activations and scratch that its graphs share. */
+size_t npo_backend_arena_bytes(const npo_backend *backend);
 
 #endif

@@ -70,10 +70,10 @@ typedef struct {
     /* Bytes of weights in the device's layout that the graph may hold from run to run, 0:
      * NPO_PACKED_BYTES_DEFAULT. What does not fit is packed layer by layer, just before its use. */
     size_t packed_bytes;
-    /* Bytes for the arena, 0: no limit. Blocks (npo_graph_block) are computed again in the backward
-     * pass, those with the fewest flops a byte first, until what is left fits; the results stay the
-     * same bit for bit. */
-    size_t arena_bytes;
+    /* Bytes for the arena and what is private, 0: no limit. Blocks (npo_graph_block) are computed
+     * again in the backward pass, those with the fewest flops a byte first, until what is left
+     * fits; the results stay the same bit for bit. */
+    size_t memory_bytes;
     npo_compute compute;
 } npo_plan_options;
 
@@ -86,7 +86,7 @@ typedef struct {
 } npo_plan_info;
 
 /* ret_info: NULL where not wanted. Errors: NPO_E_NOMEM where the system has not enough, or where
- * arena_bytes is too little with every block recomputed: the sentence says what is needed. */
+ * memory_bytes is too little with every block recomputed: the sentence says what is needed. */
 npo_err npo_graph_plan(npo_graph *graph, const npo_plan_options *options, npo_plan_info *ret_info,
                        npo_error *error) NPO_MUST_CHECK;
 

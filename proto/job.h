@@ -24,6 +24,7 @@ typedef enum { NPO_STARTS_NOISE, NPO_STARTS_LATENTS, NPO_STARTS_FULL } npo_start
 typedef enum { NPO_PRESET_NONE, NPO_PRESET_SD15, NPO_PRESET_SDXL } npo_preset;
 typedef enum { NPO_PIPELINE_STAGED, NPO_PIPELINE_FUSED } npo_pipeline;
 typedef enum { NPO_LOSS_PSEUDO_HUBER, NPO_LOSS_MSE } npo_loss_kind;
+typedef enum { NPO_JOB_COMPUTE_F32, NPO_JOB_COMPUTE_BF16 } npo_job_compute; /* as npo_compute */
 typedef enum { NPO_LR_CONSTANT, NPO_LR_COSINE, NPO_LR_LINEAR } npo_lr_kind;
 /* train.lora.targets, numbered as npo_lora_targets. */
 typedef enum { NPO_JOB_LORA_ATTENTION, NPO_JOB_LORA_LINEAR, NPO_JOB_LORA_ALL } npo_job_lora_targets;
@@ -70,6 +71,7 @@ typedef struct {
     int64_t warmup_steps;
     int lr_schedule; /* npo_lr_kind */
     int loss;        /* npo_loss_kind; recipe diffusion: mse of the prediction */
+    int compute;     /* npo_job_compute */
     double huber_c;
     double empty_prompt_share; /* of the student's prompts */
     int weights;               /* npo_weights_kind: what export hands out */
@@ -98,6 +100,7 @@ typedef struct {
     int64_t batch; /* images a forward pass; 0: as many as suit their size */
     int64_t seed;
     int sampler; /* npo_job_sampler */
+    int compute; /* npo_job_compute */
     int spacing; /* npo_job_spacing */
     bool karras;
     bool grid;                    /* recipe sample: all images on one sheet as well */

@@ -24,6 +24,7 @@ static_assert(sizeof npo_job_recipes / sizeof *npo_job_recipes == NPO_RECIPE_COU
 const char *const npo_job_presets[] = {"none", "sd15", "sdxl", NULL};
 const char *const npo_job_starts[] = {"noise", "latents", "full", NULL};
 static const char *const pipelines[] = {"staged", "fused", NULL};
+static const char *const computes[] = {"f32", "bf16", NULL};
 static const char *const losses[] = {"pseudo-huber", "mse", NULL};
 const char *const npo_job_lr_schedules[] = {"constant", "cosine", "linear", NULL};
 const char *const npo_job_lora_targets_names[] = {"attention", "linear", "all", NULL};
@@ -154,6 +155,8 @@ static const npo_job_row train[] = {
      "self-npo: of x0; diffusion: of the network's prediction"},
     {NUMBER("huber_c", job.train.huber_c, 1e-9, 1e3), NPO_FOR_DENOISER, NONE,
      "h of the pseudo-Huber loss sqrt(d^2 + h^2) - h"},
+    {CHOICE("compute", job.train.compute, computes), NPO_FOR_DENOISER, NONE,
+     "bf16: activations and weights of products rounded; sums and the optimizer stay f32"},
     {NUMBER("empty_prompt_share", job.train.empty_prompt_share, 0, 1), NPO_FOR_DENOISER, NONE,
      "part of the samples that train with the empty prompt"},
     {CHOICE("weights", job.train.weights, weights), NPO_FOR_TRAINING, NONE,
@@ -193,6 +196,7 @@ static const npo_job_row sample[] = {
     {NUMBER("interval_start", job.sample.interval_start, 0, 1), SAMPLING, NONE,
      "guidance acts where timestep / 1000 is from here"},
     {NUMBER("interval_end", job.sample.interval_end, 0, 1), SAMPLING, NONE, "to here"},
+    {CHOICE("compute", job.sample.compute, computes), SAMPLING, NONE, "as train.compute"},
     {CHOICE("sampler", job.sample.sampler, npo_job_samplers), SAMPLING, NONE,
      "dpmpp-2m: DPM-Solver++ of order 2; euler-ancestral adds noise at each step"},
     {CHOICE("spacing", job.sample.spacing, npo_job_spacings), SAMPLING, NONE,

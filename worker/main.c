@@ -18,7 +18,7 @@
 
 typedef struct {
     const char *connect, *state, *cache, *name, *device, *isa, *log_level;
-    int64_t cache_bytes, threads;
+    int64_t cache_bytes, memory, threads;
     npo_option_list labels;
     bool executor, crash_points;
 } settings;
@@ -34,6 +34,10 @@ static const npo_option table[] = {
      "folder of downloaded artifacts (default STATE/cache)", 0, 0},
     {"cache-bytes", 0, NPO_OPTION_BYTES, 0, AT(cache_bytes), "BYTES",
      "evict artifacts beyond this (default 20G)", 0, 1e15},
+    {"memory", 0, NPO_OPTION_BYTES, 0, AT(memory), "BYTES",
+     "what tasks may use: training computes parts twice rather than more, or refuses (default what "
+     "the machine has)",
+     0, 1e15},
     {"name", 0, NPO_OPTION_STRING, 0, AT(name), "NAME",
      "unique among the workers (default the host's name)", 0, 0},
     {"label", 0, NPO_OPTION_LIST, 0, AT(labels), "KEY=VALUE",
@@ -116,6 +120,7 @@ static npo_err run_executor(const settings *set, npo_error *error)
     npo_executor_options options = {.device = set->device,
                                     .isa = set->isa,
                                     .threads = (int)set->threads,
+                                    .memory_bytes = (size_t)set->memory,
                                     .state_dir = set->state};
     return npo_executor_run(&options, error);
 }
@@ -123,13 +128,14 @@ static npo_err run_executor(const settings *set, npo_error *error)
 static npo_err run_supervisor(const settings *set, char *program, int *ret_exit_code,
                               npo_error *error)
 {
-    char threads[24];
+    char threads[24], memory[24];
     /* Threads that spin for each other for long, as libgomp's do, take a hundred times as long
      * where other work has the cores (measured); ones that sleep at once take twice as long where
      * none has. Some tens of microseconds of spinning cost nothing in either case. */
     if (!getenv("OMP_WAIT_POLICY") && setenv("GOMP_SPINCOUNT", "10000", 0) < 0)
         return npo_error_set(error, NPO_E_NOMEM, "cannot start: out of memory");
     snprintf(threads, sizeof threads, "%lld", (long long)set->threads);
+    snprintf(memory, sizeof memory, "%lld", (long long)set->memory);
     char *argv[] = {program,
                     (char *)"--executor",
                     (char *)"--state",
@@ -138,6 +144,8 @@ static npo_err run_supervisor(const settings *set, char *program, int *ret_exit_
                     (char *)set->device,
                     (char *)"--threads",
                     threads,
+                    (char *)"--memory",
+                    memory,
                     (char *)"--log-level",
                     (char *)set->log_level,
                     (char *)(set->isa ? "--isa" : NULL),

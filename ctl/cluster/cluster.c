@@ -77,13 +77,15 @@ static bool describe_worker(cluster *all, size_t index)
 {
     const npo_cluster_options *options = all->options;
     child *worker = &all->children[index];
-    char threads[24], *folder = NULL;
+    char threads[24], memory[24], *folder = NULL;
     snprintf(threads, sizeof threads, "%lld", (long long)options->threads);
+    snprintf(memory, sizeof memory, "%lld", (long long)options->memory);
     if (asprintf(&worker->name, "worker-%zu", index) < 0)
         return false;
     folder = npo_file_join(options->state, worker->name);
-    const char *values[] = {"--connect",  options->address, "--state", folder, "--name",
-                            worker->name, "--threads",      threads,   NULL};
+    const char *values[] = {"--connect", options->address, "--state",   folder,
+                            "--name",    worker->name,     "--threads", threads,
+                            "--memory",  memory,           NULL};
     bool good = folder && describe(worker, options->state, options->npoworker, values) &&
                 npo_file_make_dirs(folder, NULL) == NPO_OK;
     free(folder);

@@ -12,6 +12,7 @@ typedef struct {
     const char *address;          /* where npod listens */
     const char *npod, *npoworker; /* programs */
     int64_t workers, threads;     /* threads of each worker */
+    int64_t memory;               /* bytes of each worker; 0: what the machine has */
     bool listen;                  /* npod is told the address; else it is its default */
     /* Called once when npod answers and all workers have come; false ends everything. */
     bool (*ready)(void *self);

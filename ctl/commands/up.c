@@ -17,6 +17,7 @@
 typedef struct {
     npo_common_values common;
     int64_t workers, threads; /* threads 0: cores / workers */
+    int64_t memory;           /* bytes of each worker; 0: what the machine has */
     bool detach;
     const char *npod, *npoworker;
 } up_values;
@@ -64,6 +65,7 @@ static npo_err prepare(launch *up, const up_values *values, npo_error *error)
         .npod = up->npod,
         .npoworker = up->npoworker,
         .workers = values->workers,
+        .memory = values->memory,
         .threads = values->threads > 0 ? values->threads
                    : share > 0         ? share
                                        : 1,
@@ -177,6 +179,8 @@ static const npo_option options[] = {
      0, 256},
     {"threads", 't', NPO_OPTION_INT, 0, offsetof(up_values, threads), "N",
      "CPU threads of each worker (cores / workers)", 0, 1024},
+    {"memory", 'm', NPO_OPTION_BYTES, 0, offsetof(up_values, memory), "BYTES",
+     "what each worker may use (what the machine has)", 0, 1e15},
     {"detach", 'd', NPO_OPTION_BOOL, NPO_OPTION_FLAG_ONLY, offsetof(up_values, detach), NULL,
      "return when they are ready; `npoctl down` stops them", 0, 0},
     {"npod", 0, NPO_OPTION_STRING, 0, offsetof(up_values, npod), "FILE", "the program to run", 0,

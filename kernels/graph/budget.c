@@ -67,18 +67,18 @@ static npo_err place_with(npo_plan *p, const candidate *candidates, int count, s
 static npo_err search(npo_plan *p, const candidate *candidates, int count, size_t *ret_bytes,
                       npo_error *error)
 {
-    size_t limit = p->options->arena_bytes, bytes = 0;
+    size_t limit = p->options->memory_bytes, fixed = npo_plan_fixed_bytes(p), bytes = 0;
     int too_few = 0, enough = count;
     NPO_TRY(place_with(p, candidates, count, &bytes, error));
-    if (bytes > limit)
+    if (bytes + fixed > limit)
         return npo_error_set(error, NPO_E_NOMEM,
                              "cannot plan a graph of %d ops: %zu MiB for activations, expected at "
                              "least %zu MiB, which is with each of %d blocks computed twice",
-                             p->n, limit >> 20, (bytes >> 20) + 1, count);
+                             p->n, limit >> 20, ((bytes + fixed) >> 20) + 1, count);
     while (too_few + 1 < enough) {
         int middle = too_few + (enough - too_few) / 2;
         NPO_TRY(place_with(p, candidates, middle, &bytes, error));
-        *(bytes > limit ? &too_few : &enough) = middle;
+        *(bytes + fixed > limit ? &too_few : &enough) = middle;
     }
     NPO_TRY(place_with(p, candidates, enough, &bytes, error));
     for (int i = 0; i < enough; i++)
@@ -91,7 +91,8 @@ static npo_err search(npo_plan *p, const candidate *candidates, int count, size_
 npo_err npo_plan_fit(npo_plan *p, size_t *ret_bytes, npo_error *error)
 {
     NPO_TRY(place_with(p, NULL, 0, ret_bytes, error));
-    if (!p->options->arena_bytes || *ret_bytes <= p->options->arena_bytes)
+    if (!p->options->memory_bytes ||
+        *ret_bytes + npo_plan_fixed_bytes(p) <= p->options->memory_bytes)
         return NPO_OK;
     candidate *candidates = calloc((size_t)p->block_count, sizeof *candidates);
     if (!candidates)

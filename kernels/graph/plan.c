@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+enum { SLOTS_SHARE = 4 }; /* of a limited memory, packed weights may take this part */
+
 static npo_err prepare_ops(npo_plan *p, npo_error *error)
 {
     npo_graph *g = p->graph;
@@ -31,6 +33,8 @@ static void choose_slots(npo_plan *p)
         bytes += npo_plan_round(g->steps[i].work.packed_forward) +
                  npo_plan_round(g->steps[i].work.packed_backward);
     size_t limit = p->options->packed_bytes ? p->options->packed_bytes : NPO_PACKED_BYTES_DEFAULT;
+    if (p->options->memory_bytes && limit > p->options->memory_bytes / SLOTS_SHARE)
+        limit = p->options->memory_bytes / SLOTS_SHARE;
     size_t wanted = p->options->loss != NPO_VALUE_NONE ? 1 : NPO_PACK_SLOTS_MAX;
     size_t most = bytes ? limit / bytes : 0;
     g->slot_count = most < wanted ? most : wanted;
@@ -85,7 +89,7 @@ static npo_err allocate(npo_plan *p, size_t arena, npo_error *error)
                              p->n, arena >> 20, p->private_bytes >> 20, g->slot_count,
                              g->slot_bytes >> 20, npo_err_text(err));
     p->info.arena_bytes = arena;
-    p->info.private_bytes = p->private_bytes + g->slot_count * g->slot_bytes;
+    p->info.private_bytes = npo_plan_fixed_bytes(p);
     return NPO_OK;
 }
 

@@ -101,6 +101,12 @@ static inline size_t npo_plan_round(size_t bytes)
     return (bytes + 63) / 64 * 64;
 }
 
+/* Private memory and slots. */
+static inline size_t npo_plan_fixed_bytes(const npo_plan *p)
+{
+    return p->private_bytes + p->graph->slot_count * p->graph->slot_bytes;
+}
+
 /* need.c: live, needs_grad, has_grad, uses, bf16; a node's desc.want and desc.keep. */
 void npo_plan_need(npo_plan *p);
 /* fuse.c: writer, absorbed, forward, result, fused_*; a node's desc.fused_*. */
@@ -109,7 +115,7 @@ void npo_plan_fuse(npo_plan *p);
 void npo_plan_place_fixed(npo_plan *p);
 /* place.c: spans and calls with the blocks that are marked computed twice, the spans not packed. */
 void npo_plan_place(npo_plan *p);
-/* budget.c: places and packs, with blocks computed twice until options->arena_bytes is enough. */
+/* budget.c: places and packs, with blocks computed twice until options->memory_bytes is enough. */
 npo_err npo_plan_fit(npo_plan *p, size_t *ret_bytes, npo_error *error) NPO_MUST_CHECK;
 
 #endif

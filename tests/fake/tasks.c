@@ -57,6 +57,10 @@ const char *npo_backend_class(const npo_backend *backend)
     return "cpu fake";
 }
 
+void npo_task_cache_set_memory(npo_task_cache *cache, size_t bytes)
+{
+}
+
 npo_err npo_task_cache_new(npo_backend *backend_take, npo_task_cache **ret_cache)
 {
     npo_task_cache *cache = calloc(1, sizeof *cache);

@@ -281,6 +281,7 @@ npo_err npo_executor_run(const npo_executor_options *options, npo_error *error)
         cJSON_Delete(ready);
         return npo_error_set(error, err, "cannot start the executor: %s", npo_err_text(err));
     }
+    npo_task_cache_set_memory(cache, options->memory_bytes);
     npo_wire_send(ex.wire, "ready", ready);
     run_tasks(&ex, cache);
     return NPO_OK;

@@ -5,11 +5,13 @@
 #define NPO_WORKER_EXECUTOR_EXECUTOR_H
 
 #include "common/err.h"
+#include <stddef.h>
 
 typedef struct {
     const char *device; /* "cpu" */
     const char *isa;    /* NULL: best of this machine */
     int threads;
+    size_t memory_bytes; /* 0: what the machine has */
     const char *state_dir;
 } npo_executor_options;
 

@@ -330,6 +330,15 @@ npo_weights_map npo_folder_unet_map(const npo_folder *folder, const npo_layout *
                   ret_names);
 }
 
+npo_err npo_folder_view_unet(const npo_folder *folder, const npo_layout *layout,
+                             npo_weight_view **ret_view, npo_error *error)
+{
+    if (!folder->unet_weights)
+        return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no unet/%s",
+                             folder->root, diffusion_file);
+    return npo_weight_view_open(folder->unet_weights, NULL, layout, ret_view, error);
+}
+
 /* A set of the layout, filled from path. */
 static npo_err load_params(const npo_folder *folder, npo_single_part part, const char *path,
                            const npo_weights_map *base, npo_layout *layout, npo_params **ret_params,

@@ -18,6 +18,7 @@
 #define NPO_MODEL_FOLDER_H
 
 #include "worker/model/files/weights.h"
+#include "worker/model/weight_view.h"
 #include "worker/model/networks/autoencoder_config.h"
 #include "worker/model/networks/clip_text.h"
 #include "worker/model/networks/unet_config.h"
@@ -53,6 +54,9 @@ npo_weights_map npo_folder_unet_map(const npo_folder *folder, const npo_layout *
 /* Fills params, whose layout is the UNet's. NPO_E_NOT_FOUND for a folder without weights. */
 npo_err npo_folder_load_unet(const npo_folder *folder, npo_params *params,
                              npo_error *error) NPO_MUST_CHECK;
+/* The UNet's weights where they lie in their file. NPO_E_NOT_FOUND for a folder without weights. */
+npo_err npo_folder_view_unet(const npo_folder *folder, const npo_layout *layout,
+                             npo_weight_view **ret_view, npo_error *error) NPO_MUST_CHECK;
 /* Reads text_encoder/config.json, creates the layout and a filled set. */
 npo_err npo_folder_load_text(const npo_folder *folder, npo_backend *backend,
                              npo_clip_text_config *ret_config, npo_layout **ret_layout,

@@ -144,7 +144,7 @@ static npo_err set_limits(const npo_vae *vae, direction way, int64_t height, int
         return npo_error_set(error, NPO_E_NOMEM, "%zu KiB of picture, expected at most %zu KiB",
                              pictures >> 10, vae->limit_bytes >> 10);
     options->packed_bytes = 1;
-    options->arena_bytes = vae->limit_bytes - pictures;
+    options->memory_bytes = vae->limit_bytes;
     return NPO_OK;
 }
 

@@ -120,6 +120,11 @@ npo_err npo_weight_view_open_lora(const char *path, const npo_layout *layout,
     return finish(view, err, ret_view);
 }
 
+const npo_layout *npo_weight_view_layout(const npo_weight_view *view)
+{
+    return view->layout;
+}
+
 bool npo_weight_view_is_offset(const npo_weight_view *view)
 {
     return !view->file;

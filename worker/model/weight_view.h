@@ -20,6 +20,7 @@ npo_err npo_weight_view_open_lora(const char *path, const npo_layout *layout,
                                   npo_weight_view **ret_view, npo_error *error) NPO_MUST_CHECK;
 void npo_weight_view_close(npo_weight_view *view);
 
+const npo_layout *npo_weight_view_layout(const npo_weight_view *view); /* borrowed */
 /* Whether it holds offsets from a base network (a LoRA) and not weights. */
 bool npo_weight_view_is_offset(const npo_weight_view *view);
 /* Elements [first, first + n) of the layout's tensor; those of an offset are zero where the LoRA

@@ -143,6 +143,12 @@ npo_err npo_setup_open(npo_context *ctx, bool wants_images, npo_setup *ret_setup
     return NPO_OK;
 }
 
+npo_network_plan npo_setup_plan(const npo_context *ctx, int compute)
+{
+    return (npo_network_plan){.compute = (npo_compute)compute,
+                              .packed_bytes = npo_loaded_memory(ctx->cache) / 4};
+}
+
 void npo_setup_fini(npo_setup *setup)
 {
     free(setup->prompts);

@@ -19,6 +19,9 @@ typedef struct {
  * images do not fit the model, or the size does not; those of reading. */
 npo_err npo_setup_open(npo_context *ctx, bool wants_images, npo_setup *ret_setup) NPO_MUST_CHECK;
 void npo_setup_fini(npo_setup *setup);
+/* How networks are planned that compute as a job's key says (npo_job_compute): a quarter of the
+ * worker's memory may hold their packed weights. */
+npo_network_plan npo_setup_plan(const npo_context *ctx, int compute);
 
 /* The job's "prompts" as an array (owned, strings borrowed); NULL and 0 where it has none. Errors:
  * NPO_E_TYPE, NPO_E_NOMEM. */

@@ -60,6 +60,8 @@ typedef struct npo_task_services {
 typedef struct npo_task_cache npo_task_cache;
 
 npo_err npo_task_cache_new(npo_backend *backend_take, npo_task_cache **ret_cache) NPO_MUST_CHECK;
+/* Bytes that the process may use, 0 as at first: what the machine has. */
+void npo_task_cache_set_memory(npo_task_cache *cache, size_t bytes);
 void npo_task_cache_free(npo_task_cache *cache);
 
 /* Runs one task to its end. NPO_E_CANCELLED when is_cancelled() said so. Which errors are final

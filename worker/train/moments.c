@@ -105,9 +105,12 @@ npo_optimizer_kind npo_moments_optimizer(const npo_moments *moments)
     return moments->kind;
 }
 
-size_t npo_moments_bytes(const npo_moments *moments)
+size_t npo_moments_bytes(const npo_layout *layout, npo_optimizer_kind kind)
 {
-    return moments->bytes * NPO_MOMENTS_COUNT;
+    size_t bytes = 0;
+    for (size_t i = 0; i < npo_layout_count(layout); i++)
+        bytes += tensor_bytes(kind, npo_layout_at(layout, i));
+    return bytes * NPO_MOMENTS_COUNT;
 }
 
 npo_moment npo_moments_at(const npo_moments *moments, npo_moment_kind which, size_t index)

@@ -23,7 +23,8 @@ void npo_moments_free(npo_moments *moments);
 void npo_moments_clear(npo_moments *moments);
 npo_layout *npo_moments_layout(const npo_moments *moments); /* borrowed */
 npo_optimizer_kind npo_moments_optimizer(const npo_moments *moments);
-size_t npo_moments_bytes(const npo_moments *moments);
+/* What both moments of a layout take. */
+size_t npo_moments_bytes(const npo_layout *layout, npo_optimizer_kind kind);
 
 /* True where the optimizer keeps this tensor in 8 bits. */
 bool npo_moments_is_8bit(npo_optimizer_kind kind, const npo_param_info *info);

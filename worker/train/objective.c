@@ -37,7 +37,11 @@ npo_err npo_objective_init(npo_objective *objective, const npo_trainer_options *
     npo_err err = npo_graph_new(options->backend, options->layout, &objective->graph);
     if (err)
         return npo_error_set(error, err, "training graph: %s", npo_err_text(err));
-    npo_plan_options plan = {.loss = record(objective->graph, options)};
+    npo_plan_options plan = {
+        .loss = record(objective->graph, options),
+        .compute = options->compute,
+        .memory_bytes = options->memory_bytes,
+    };
     err = npo_graph_plan(objective->graph, &plan, &objective->info, error);
     if (err) {
         npo_objective_fini(objective);

@@ -114,22 +114,64 @@ static void measure_lora(npo_backend *backend, const npo_params *lora, npo_offse
     finish(&m, ret_norms);
 }
 
-void npo_offset_measure(npo_backend *backend, const npo_params *student, const npo_params *base,
-                        npo_params *scratch, npo_offset_norms *ret_norms)
+static npo_err read_set(void *self, size_t tensor, float *ret_values, npo_error *error)
 {
-    const npo_layout *layout = npo_params_layout(base);
+    const npo_params *params = self;
+    const npo_param_info *info = npo_layout_at(npo_params_layout(params), tensor);
+    memcpy(ret_values, npo_params_data(params) + info->offset, info->count * sizeof *ret_values);
+    return NPO_OK;
+}
+
+npo_offset_base npo_offset_base_of(const npo_params *params)
+{
+    return (npo_offset_base){read_set, (void *)params};
+}
+
+static npo_err read_view(void *self, size_t tensor, float *ret_values, npo_error *error)
+{
+    const npo_weight_view *view = self;
+    size_t count = npo_layout_at(npo_weight_view_layout(view), tensor)->count;
+    NPO_TRY(npo_weight_view_read(view, tensor, 0, count, ret_values, error));
+    npo_weight_view_release(view, tensor);
+    return NPO_OK;
+}
+
+npo_offset_base npo_offset_base_in(const npo_weight_view *view)
+{
+    return (npo_offset_base){read_view, (void *)view};
+}
+
+/* Sums of one tensor; values: room for it. */
+static npo_err measure_tensor(npo_backend *backend, const float *student, size_t tensor,
+                              size_t count, const npo_offset_base *base, float *values,
+                              block_sums *ret_sums, npo_error *error)
+{
+    NPO_TRY(base->read(base->self, tensor, values, error));
+    double whole = npo_vec_norm(backend, count, values);
+    npo_vec_axpy(backend, count, -1, student, values);
+    double offset = npo_vec_norm(backend, count, values);
+    *ret_sums = (block_sums){offset * offset, whole * whole};
+    return NPO_OK;
+}
+
+npo_err npo_offset_measure(npo_backend *backend, const npo_params *student,
+                           const npo_offset_base *base, npo_params *scratch,
+                           npo_offset_norms *ret_norms, npo_error *error)
+{
+    const npo_layout *layout = npo_params_layout(student);
     measure m = {0};
     if (npo_params_base(student)) {
         measure_lora(backend, student, ret_norms);
-        return;
+        return NPO_OK;
     }
-    npo_params_copy(scratch, student);
-    npo_vec_axpy(backend, npo_layout_floats(layout), -1, npo_params_data(base),
-                 npo_params_edit(scratch));
+    float *values = npo_params_edit(scratch);
     for (size_t i = 0; i < npo_layout_count(layout); i++) {
         const npo_param_info *info = npo_layout_at(layout, i);
-        add(&m, info->name,
-            (block_sums){square(backend, scratch, info), square(backend, base, info)});
+        block_sums sums;
+        NPO_TRY(measure_tensor(backend, npo_params_data(student) + info->offset, i, info->count,
+                               base, values + info->offset, &sums, error));
+        add(&m, info->name, sums);
     }
     finish(&m, ret_norms);
+    return NPO_OK;
 }

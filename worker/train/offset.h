@@ -5,6 +5,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/params.h"
+#include "worker/model/weight_view.h"
 
 #define NPO_OFFSET_BLOCKS_MAX 32
 #define NPO_OFFSET_NAME_MAX   32
@@ -20,9 +21,20 @@ typedef struct {
     double total; /* over the whole network */
 } npo_offset_norms;
 
-/* All sets of one layout; scratch is overwritten. Or student is a LoRA beside base, and scratch is
- * not used. */
-void npo_offset_measure(npo_backend *backend, const npo_params *student, const npo_params *base,
-                        npo_params *scratch, npo_offset_norms *ret_norms);
+/* Where the base's weights come from. */
+typedef struct {
+    /* All elements of a tensor of the layout. */
+    npo_err (*read)(void *self, size_t tensor, float *ret_values, npo_error *error);
+    void *self;
+} npo_offset_base;
+
+npo_offset_base npo_offset_base_of(const npo_params *params);    /* a set, borrowed */
+npo_offset_base npo_offset_base_in(const npo_weight_view *view); /* a file, tensor by tensor */
+
+/* student and scratch, which is overwritten, have the base's layout. Or student is a LoRA, measured
+ * beside its own base, and neither base nor scratch is used. Errors: those of reading. */
+npo_err npo_offset_measure(npo_backend *backend, const npo_params *student,
+                           const npo_offset_base *base, npo_params *scratch,
+                           npo_offset_norms *ret_norms, npo_error *error) NPO_MUST_CHECK;
 
 #endif

@@ -140,10 +140,23 @@ static void zero(npo_params *set, size_t floats)
 
 void npo_trainer_begin(npo_trainer *trainer, const npo_params *base)
 {
-    npo_params_copy(trainer->student, base);
+    if (base != trainer->student)
+        npo_params_copy(trainer->student, base);
     npo_params_copy(trainer->ema, base);
     npo_moments_clear(trainer->moments);
     trainer->step = 0;
+}
+
+size_t npo_trainer_set_bytes(const npo_trainer_options *options)
+{
+    enum { SETS = 3 }; /* student, EMA, gradients */
+    return SETS * npo_layout_floats(options->layout) * sizeof(float) +
+           npo_moments_bytes(options->layout, options->optimizer);
+}
+
+const npo_plan_info *npo_trainer_plan(const npo_trainer *trainer)
+{
+    return &trainer->objective.info;
 }
 
 npo_params *npo_trainer_student(npo_trainer *trainer)
@@ -310,7 +323,9 @@ npo_err npo_trainer_step(npo_trainer *trainer, const npo_batch *batch, npo_train
     return NPO_OK;
 }
 
-void npo_trainer_offset(npo_trainer *trainer, const npo_params *base, npo_offset_norms *ret_norms)
+npo_err npo_trainer_offset(npo_trainer *trainer, const npo_offset_base *base,
+                           npo_offset_norms *ret_norms, npo_error *error)
 {
-    npo_offset_measure(trainer->options.backend, trainer->student, base, trainer->grads, ret_norms);
+    return npo_offset_measure(trainer->options.backend, trainer->student, base, trainer->grads,
+                              ret_norms, error);
 }

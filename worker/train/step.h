@@ -42,6 +42,8 @@ typedef struct {
     npo_loss_kind loss;
     double huber_c;
     npo_optimizer_kind optimizer;
+    npo_compute compute;
+    size_t memory_bytes; /* for the graph, 0: as much as it takes (kernels/graph.h) */
     npo_train_hyper hyper;
 } npo_trainer_options;
 
@@ -51,7 +53,10 @@ typedef struct npo_trainer npo_trainer;
 npo_err npo_trainer_new(const npo_trainer_options *options, npo_trainer **ret_trainer,
                         npo_error *error) NPO_MUST_CHECK;
 void npo_trainer_free(npo_trainer *trainer);
-/* Student and EMA from base, moments and step zero. */
+/* Bytes of the sets that a trainer holds beside its graph. */
+size_t npo_trainer_set_bytes(const npo_trainer_options *options);
+const npo_plan_info *npo_trainer_plan(const npo_trainer *trainer); /* of its graph */
+/* Student and EMA from base (which may be the student), moments and step zero. */
 void npo_trainer_begin(npo_trainer *trainer, const npo_params *base);
 
 /* Sets of the trainer, for reading, for a checkpoint, or as a denoiser's weights. Borrowed. */
@@ -87,6 +92,7 @@ npo_params *npo_trainer_edit_grads(npo_trainer *trainer);
 const float *npo_trainer_prediction(const npo_trainer *trainer);
 
 /* Relative norm of student - base by block. Overwrites the trainer's gradients. */
-void npo_trainer_offset(npo_trainer *trainer, const npo_params *base, npo_offset_norms *ret_norms);
+npo_err npo_trainer_offset(npo_trainer *trainer, const npo_offset_base *base,
+                           npo_offset_norms *ret_norms, npo_error *error) NPO_MUST_CHECK;
 
 #endif

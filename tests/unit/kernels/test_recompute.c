@@ -126,35 +126,35 @@ static void assert_same(const chain *a, const chain *b)
                         npo_layout_floats(a->layout) * sizeof(float));
 }
 
-/* From all that it wants down to the least, with either way of packing weights. */
+/* From all that it wants down to the least. */
 static void test_recompute_changes_no_byte(void **state)
 {
     static const npo_compute computes[] = {NPO_COMPUTE_F32, NPO_COMPUTE_BF16};
     for (size_t i = 0; i < 2; i++) {
-        npo_plan_options options = {.compute = computes[i]};
+        npo_plan_options options = {.compute = computes[i],
+                                    .packed_bytes = 1};
         chain plain;
         assert_int_equal(open_chain(&plain, options, NULL, NULL), NPO_OK);
         run(&plain);
         assert_int_equal(plain.info.recomputed_blocks, 0);
         assert_int_equal(plain.info.blocks, BLOCKS + 2);
         int most = 0;
-        size_t bytes = plain.info.arena_bytes;
+        size_t bytes = plain.info.arena_bytes + plain.info.private_bytes;
         for (;;) {
             chain less;
             npo_error error = {0};
-            options.arena_bytes = bytes - 1;
-            options.packed_bytes = most % 2; /* none, or as much as it likes */
+            options.memory_bytes = bytes - 1;
             npo_err err = open_chain(&less, options, plain.layout, &error);
             if (!err) {
                 run(&less);
                 assert_same(&less, &plain);
-                assert_true(less.info.arena_bytes < bytes);
+                assert_true(less.info.arena_bytes + less.info.private_bytes < bytes);
                 assert_true(less.info.recomputed_blocks > 0);
                 assert_true(less.info.recompute_flops > 0);
                 assert_true(less.info.recompute_flops <= less.info.forward_flops);
                 if (most < less.info.recomputed_blocks)
                     most = less.info.recomputed_blocks;
-                bytes = less.info.arena_bytes;
+                bytes = less.info.arena_bytes + less.info.private_bytes;
             }
             close_chain(&less);
             if (err) {
@@ -165,7 +165,7 @@ static void test_recompute_changes_no_byte(void **state)
         assert_true(most >= BLOCKS / 2);
         print_message("arena of %zu KiB, at least %zu KiB\n", plain.info.arena_bytes >> 10,
                       bytes >> 10);
-        assert_true(bytes < plain.info.arena_bytes * 2 / 3);
+        assert_true(bytes - plain.info.private_bytes < plain.info.arena_bytes * 2 / 3);
         close_chain(&plain);
     }
 }
@@ -174,7 +174,7 @@ static void test_recompute_says_what_is_needed(void **state)
 {
     chain c;
     npo_error error = {0};
-    assert_int_equal(open_chain(&c, (npo_plan_options){.arena_bytes = 1}, NULL, &error),
+    assert_int_equal(open_chain(&c, (npo_plan_options){.memory_bytes = 1}, NULL, &error),
                      NPO_E_NOMEM);
     int ops, given, needed, blocks, end = 0;
     assert_int_equal(sscanf(error.text,
@@ -191,8 +191,11 @@ static void test_recompute_says_what_is_needed(void **state)
 static void test_recompute_takes_the_cheapest_first(void **state)
 {
     chain plain, less;
-    assert_int_equal(open_chain(&plain, (npo_plan_options){0}, NULL, NULL), NPO_OK);
-    npo_plan_options options = {.arena_bytes = plain.info.arena_bytes - 1};
+    assert_int_equal(open_chain(&plain, (npo_plan_options){.packed_bytes = 1}, NULL, NULL), NPO_OK);
+    npo_plan_options options = {
+        .memory_bytes = plain.info.arena_bytes + plain.info.private_bytes - 1,
+        .packed_bytes = 1,
+    };
     assert_int_equal(open_chain(&less, options, plain.layout, NULL), NPO_OK);
     assert_int_equal(less.info.recomputed_blocks, 1);
     assert_true(less.info.recompute_flops < plain.info.forward_flops / 3);

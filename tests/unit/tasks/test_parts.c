@@ -314,9 +314,10 @@ static void test_cache_keeps_what_has_not_changed(void **state)
 {
     npo_task_cache *cache = one_cache();
     npo_model *a = NULL, *b = NULL;
-    const npo_params *weights = NULL, *blend = NULL;
+    const npo_params *weights = NULL, *blend = NULL, *base = NULL;
     npo_error error = {0};
     assert_int_equal(npo_loaded_model(cache, model_path("tiny"), &a, &error), NPO_OK);
+    assert_int_equal(npo_model_need_base(a, &base, &error), NPO_OK);
     assert_int_equal(npo_loaded_model(cache, model_path("tiny"), &b, &error), NPO_OK);
     assert_ptr_equal(a, b);
     assert_int_equal(
@@ -328,10 +329,16 @@ static void test_cache_keeps_what_has_not_changed(void **state)
         NPO_OK);
     assert_int_equal(npo_params_version(weights), version); /* not read again */
     size_t bytes = npo_layout_floats(a->layout) * sizeof(float);
-    assert_int_equal(npo_loaded_blend(cache, a->base, weights, 1, &blend, &error), NPO_OK);
+    assert_int_equal(npo_loaded_blend(cache, base, weights, 1, &blend, &error), NPO_OK);
     assert_memory_equal(npo_params_data(blend), npo_params_data(weights), bytes);
-    assert_int_equal(npo_loaded_blend(cache, a->base, weights, 0, &blend, &error), NPO_OK);
-    assert_memory_equal(npo_params_data(blend), npo_params_data(a->base), bytes);
+    assert_int_equal(npo_loaded_blend(cache, base, weights, 0, &blend, &error), NPO_OK);
+    assert_memory_equal(npo_params_data(blend), npo_params_data(base), bytes);
+    npo_loaded_trim(cache); /* the model stays, its weights are read again */
+    assert_null(a->base);
+    assert_int_equal(npo_loaded_model(cache, model_path("tiny"), &b, &error), NPO_OK);
+    assert_ptr_equal(a, b);
+    assert_int_equal(npo_model_need_base(a, &base, &error), NPO_OK);
+    assert_non_null(base);
     /* A folder is no checkpoint, and what failed to load is not kept. */
     for (int i = 0; i < 2; i++)
         assert_int_not_equal(

@@ -20,22 +20,28 @@ static const npo_train_hyper small_hyper = {.lr = 1e-3,
                                             .ema_decay = 0.9,
                                             .steps = 100};
 
+static inline npo_trainer_options small_options(small_unet *unet, npo_comm *comm,
+                                                int64_t micro_batch, npo_optimizer_kind optimizer)
+{
+    return (npo_trainer_options){.backend = unet->backend,
+                                 .layout = unet->layout,
+                                 .config = &unet->config,
+                                 .shape = unet->shape,
+                                 .prompts = &unet->prompts,
+                                 .comm = comm,
+                                 .micro_batch = micro_batch,
+                                 .loss = NPO_LOSS_PSEUDO_HUBER,
+                                 .huber_c = 1e-3,
+                                 .optimizer = optimizer,
+                                 .hyper = small_hyper};
+}
+
 static inline npo_trainer *small_trainer_of(small_unet *unet, npo_comm *comm, int64_t micro_batch,
                                             npo_optimizer_kind optimizer)
 {
     npo_trainer *trainer = NULL;
     npo_error error = {0};
-    const npo_trainer_options options = {.backend = unet->backend,
-                                         .layout = unet->layout,
-                                         .config = &unet->config,
-                                         .shape = unet->shape,
-                                         .prompts = &unet->prompts,
-                                         .comm = comm,
-                                         .micro_batch = micro_batch,
-                                         .loss = NPO_LOSS_PSEUDO_HUBER,
-                                         .huber_c = 1e-3,
-                                         .optimizer = optimizer,
-                                         .hyper = small_hyper};
+    const npo_trainer_options options = small_options(unet, comm, micro_batch, optimizer);
     npo_err err = npo_trainer_new(&options, &trainer, &error);
     if (err)
         return NULL;

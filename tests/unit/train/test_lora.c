@@ -214,14 +214,16 @@ static void check_offset(npo_trainer *trainer)
     npo_offset_norms norms, expected;
     npo_params *whole, *scratch;
     npo_lora lora;
-    npo_trainer_offset(trainer, unet.params, &norms);
+    npo_offset_base base = npo_offset_base_of(unet.params);
+    assert_int_equal(npo_trainer_offset(trainer, &base, &norms, NULL), NPO_OK);
     assert_ok(npo_params_new(unet.layout, &whole));
     assert_ok(npo_params_new(unet.layout, &scratch));
     npo_params_copy(whole, unet.params);
     assert_ok(npo_lora_of_params(npo_trainer_student(trainer), &lora, &error));
     npo_lora_apply(&lora, 1, whole);
     npo_lora_fini(&lora);
-    npo_offset_measure(unet.backend, whole, unet.params, scratch, &expected);
+    assert_int_equal(npo_offset_measure(unet.backend, whole, &base, scratch, &expected, NULL),
+                     NPO_OK);
     assert_int_equal(norms.count, expected.count);
     assert_true(expected.total > 1e-4);
     assert_true(fabs(norms.total - expected.total) < 1e-3 * expected.total);

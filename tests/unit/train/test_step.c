@@ -176,7 +176,8 @@ static void test_step_learns(void **state)
         last = step(trainer, 0, 4).loss;
     assert_true(last < 0.97 * first);
     npo_offset_norms norms;
-    npo_trainer_offset(trainer, unet.params, &norms);
+    npo_offset_base base = npo_offset_base_of(unet.params);
+    assert_int_equal(npo_trainer_offset(trainer, &base, &norms, NULL), NPO_OK);
     assert_true(norms.total > 1e-4 && norms.total < 0.5);
     /* time_embedding, conv_in, two down blocks, mid_block, two up blocks, conv_norm_out, conv_out
      */

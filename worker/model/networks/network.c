@@ -11,6 +11,7 @@ typedef struct {
     int64_t n;
     uint64_t last_use;
     npo_graph *graph;
+    npo_plan_info info;
 } batch_graph;
 
 struct npo_network {
@@ -18,6 +19,7 @@ struct npo_network {
     npo_layout *layout;
     npo_unet_config config;
     npo_network_shape shape;
+    npo_network_plan plan;
     batch_graph graphs[NPO_NETWORK_GRAPHS_MAX];
     uint64_t uses;
 };
@@ -42,14 +44,33 @@ npo_err npo_network_new(npo_backend *backend, npo_layout *layout, const npo_unet
     return NPO_OK;
 }
 
+static void drop_graphs(npo_network *network)
+{
+    for (int i = 0; i < NPO_NETWORK_GRAPHS_MAX; i++) {
+        npo_graph_free(network->graphs[i].graph);
+        network->graphs[i] = (batch_graph){0};
+    }
+}
+
 void npo_network_free(npo_network *network)
 {
     if (!network)
         return;
-    for (int i = 0; i < NPO_NETWORK_GRAPHS_MAX; i++)
-        npo_graph_free(network->graphs[i].graph);
+    drop_graphs(network);
     npo_layout_unref(network->layout);
     free(network);
+}
+
+void npo_network_set_plan(npo_network *network, npo_network_plan plan)
+{
+    if (plan.compute != network->plan.compute || plan.packed_bytes != network->plan.packed_bytes)
+        drop_graphs(network);
+    network->plan = plan;
+}
+
+void npo_network_trim(npo_network *network)
+{
+    drop_graphs(network);
 }
 
 const npo_unet_config *npo_network_config(const npo_network *network)
@@ -94,7 +115,12 @@ static npo_err build(npo_network *network, int64_t n, batch_graph *place, npo_er
     if (err)
         return npo_error_set(error, err, "cannot record the network: %s", npo_err_text(err));
     record(network, n, graph);
-    err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
+    npo_plan_options options = {
+        .loss = NPO_VALUE_NONE,
+        .packed_bytes = network->plan.packed_bytes,
+        .compute = network->plan.compute,
+    };
+    err = npo_graph_plan(graph, &options, &place->info, error);
     if (err) {
         npo_graph_free(graph);
         return npo_error_prefix(error, err, "cannot plan the network for batch %lld", (long long)n);
@@ -118,6 +144,16 @@ static npo_err get_graph(npo_network *network, int64_t n, batch_graph **ret_plac
     }
     place->last_use = ++network->uses;
     *ret_place = place;
+    return NPO_OK;
+}
+
+npo_err npo_network_prepare(npo_network *network, int64_t n, npo_plan_info *ret_info,
+                            npo_error *error)
+{
+    batch_graph *place;
+    assert(n > 0);
+    NPO_TRY(get_graph(network, n, &place, error));
+    *ret_info = place->info;
     return NPO_OK;
 }
 

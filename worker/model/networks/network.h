@@ -27,6 +27,19 @@ npo_err npo_network_new(npo_backend *backend, npo_layout *layout, const npo_unet
                         const npo_network_shape *shape, npo_network **ret_network,
                         npo_error *error) NPO_MUST_CHECK;
 void npo_network_free(npo_network *network);
+
+typedef struct {
+    npo_compute compute;
+    size_t packed_bytes; /* as npo_plan_options has it */
+} npo_network_plan;
+
+/* How graphs are planned from now on; those of another plan are given up. */
+void npo_network_set_plan(npo_network *network, npo_network_plan plan);
+/* Gives up its graphs and their memory; they are planned anew when they are needed. */
+void npo_network_trim(npo_network *network);
+/* Plans the graph of a batch size, if it is not there, and says what it takes. */
+npo_err npo_network_prepare(npo_network *network, int64_t n, npo_plan_info *ret_info,
+                            npo_error *error) NPO_MUST_CHECK;
 const npo_unet_config *npo_network_config(const npo_network *network);     /* borrowed */
 const npo_network_shape *npo_network_shape_of(const npo_network *network); /* borrowed */
 /* Elements of one sample: height * width * channels. */

@@ -17,6 +17,7 @@ typedef struct {
     npo_plan plan;
     npo_drawer drawer;
     npo_classifier *classifier;
+    const npo_params *base;
     const npo_params *negative; /* whole, as trained */
     double beta;                /* of the blend in use; NaN: none yet */
     npo_features features;
@@ -63,9 +64,12 @@ static npo_err measure_offset(evaluation *e)
     npo_err err = npo_params_new(e->setup.model->layout, &scratch);
     if (err != NPO_OK)
         return npo_context_fail(e->ctx, err, "offset");
-    npo_offset_measure(npo_loaded_backend(e->ctx->cache), e->negative, e->setup.model->base,
-                       scratch, &norms);
+    npo_offset_base base = npo_offset_base_of(e->base);
+    err = npo_offset_measure(npo_loaded_backend(e->ctx->cache), e->negative, &base, scratch, &norms,
+                             e->ctx->error);
     npo_params_free(scratch);
+    if (err != NPO_OK)
+        return err;
     e->features.offset = print_offset(&norms);
     return e->features.offset ? NPO_OK : npo_context_fail(e->ctx, NPO_E_NOMEM, "offset");
 }
@@ -77,8 +81,8 @@ static npo_err choose_blend(evaluation *e, const npo_cell_key *key)
     const npo_params *blend = NULL;
     if (key->method != NPO_METHOD_SELF_NPO || key->beta == e->beta)
         return NPO_OK;
-    NPO_TRY(npo_loaded_blend(e->ctx->cache, e->setup.model->base, e->negative, key->beta, &blend,
-                             e->ctx->error));
+    NPO_TRY(
+        npo_loaded_blend(e->ctx->cache, e->base, e->negative, key->beta, &blend, e->ctx->error));
     npo_drawer_use_negative(&e->drawer, blend);
     e->beta = key->beta;
     return NPO_OK;
@@ -187,7 +191,8 @@ static npo_err check_fit(evaluation *e)
             "the job has %zu prompts, expected at most %d: prompt i is judged by the "
             "classifier's class i",
             e->setup.prompt_count, NPO_CLASSIFIER_CLASSES);
-    if (!e->setup.model->base)
+    NPO_TRY(npo_model_need_base(e->setup.model, &e->base, e->ctx->error));
+    if (!e->base)
         return npo_error_set(e->ctx->error, NPO_E_NOT_FOUND,
                              "model '%s' has no weights to sample "
                              "with",
@@ -206,8 +211,7 @@ static npo_err begin(evaluation *e)
     NPO_TRY(check_fit(e));
     NPO_TRY(npo_loaded_weights(ctx->cache, negative, NPO_LOADED_FOLDER, &e->negative, ctx->error));
     NPO_TRY(npo_loaded_classifier(ctx->cache, classifier, &e->classifier, ctx->error));
-    NPO_TRY(npo_drawer_init(&e->drawer, ctx, &e->setup, NPO_SPACING_METHOD, e->setup.model->base,
-                            e->negative));
+    NPO_TRY(npo_drawer_init(&e->drawer, ctx, &e->setup, NPO_SPACING_METHOD, e->base, e->negative));
     NPO_TRY(size_features(e));
     NPO_TRY(measure_offset(e));
     e->images = calloc((size_t)e->plan.batch * e->drawer.floats, sizeof *e->images);

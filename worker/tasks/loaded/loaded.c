@@ -23,6 +23,7 @@ typedef struct {
 
 struct npo_task_cache {
     npo_backend *backend;
+    size_t memory;
     cache_key model_key;
     npo_model *model;
     cache_weights weights;
@@ -86,6 +87,23 @@ void npo_task_cache_free(npo_task_cache *cache)
 npo_backend *npo_loaded_backend(npo_task_cache *cache)
 {
     return cache->backend;
+}
+
+void npo_task_cache_set_memory(npo_task_cache *cache, size_t bytes)
+{
+    cache->memory = bytes;
+}
+
+size_t npo_loaded_memory(const npo_task_cache *cache)
+{
+    return cache->memory;
+}
+
+void npo_loaded_trim(npo_task_cache *cache)
+{
+    drop_weights(cache);
+    if (cache->model)
+        npo_model_trim(cache->model);
 }
 
 static bool is_hit(const cache_key *key, const npo_hash *identity)

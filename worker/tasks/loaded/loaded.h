@@ -11,6 +11,9 @@
 #include "worker/tasks/task.h"
 
 npo_backend *npo_loaded_backend(npo_task_cache *cache);
+size_t npo_loaded_memory(const npo_task_cache *cache); /* bytes; 0: what the machine has */
+/* Gives back sets of weights and planned networks; the model stays open. */
+void npo_loaded_trim(npo_task_cache *cache);
 
 npo_err npo_loaded_model(npo_task_cache *cache, const char *path, npo_model **ret_model,
                          npo_error *error) NPO_MUST_CHECK;

@@ -68,15 +68,41 @@ static npo_err check_text(const npo_model *model, npo_error *error)
     return NPO_OK;
 }
 
-static npo_err load_base(npo_model *model, npo_error *error)
+bool npo_model_has_weights(const npo_model *model)
 {
-    if (!model->folder.unet_weights)
+    return model->folder.unet_weights != NULL;
+}
+
+npo_err npo_model_need_base(npo_model *model, const npo_params **ret_base, npo_error *error)
+{
+    npo_params *base = NULL;
+    if (!npo_model_has_weights(model) || model->base) {
+        *ret_base = model->base;
         return NPO_OK;
-    npo_err err = npo_params_new(model->layout, &model->base);
+    }
+    npo_err err = npo_params_new(model->layout, &base);
     if (err != NPO_OK)
         return npo_error_set(error, err, "cannot load '%s': %s", model->folder.unet_weights,
                              npo_err_text(err));
-    return npo_folder_load_unet(&model->folder, model->base, error);
+    err = npo_folder_load_unet(&model->folder, base, error);
+    if (err != NPO_OK) {
+        npo_params_free(base);
+        return err;
+    }
+    *ret_base = model->base = base;
+    return NPO_OK;
+}
+
+void npo_model_trim(npo_model *model)
+{
+    npo_params_free(model->base);
+    model->base = NULL;
+    if (model->network)
+        npo_network_trim(model->network);
+    if (model->second)
+        npo_network_trim(model->second);
+    if (model->lora_network)
+        npo_network_trim(model->lora_network);
 }
 
 static npo_err load(npo_model *model, npo_backend *backend, const char *path, npo_error *error)
@@ -90,8 +116,7 @@ static npo_err load(npo_model *model, npo_backend *backend, const char *path, np
     NPO_TRY(open_text(model, error));
     NPO_TRY(check_channels(model, error));
     NPO_TRY(check_text(model, error));
-    NPO_TRY(read_pixel_factor(model, error));
-    return load_base(model, error);
+    return read_pixel_factor(model, error);
 }
 
 npo_err npo_model_open(npo_backend *backend, const char *path, npo_model **ret_model,
@@ -193,10 +218,12 @@ npo_err npo_model_need_second(npo_model *model, npo_backend *backend, npo_error 
 npo_err npo_model_set_lora(npo_model *model, const npo_lora_options *options, npo_error *error)
 {
     const npo_lora_options *own = &model->lora;
+    const npo_params *base = NULL;
+    NPO_TRY(npo_model_need_base(model, &base, error));
     if (model->lora_layout && own->rank == options->rank && own->alpha == options->alpha &&
         own->targets == options->targets)
         return NPO_OK;
-    if (!model->base)
+    if (!base)
         return npo_error_set(error, NPO_E_NOT_FOUND,
                              "model '%s' has no weights, expected a trained model that a LoRA "
                              "stands beside",

@@ -16,7 +16,7 @@ typedef struct {
     npo_folder folder;
     npo_unet_config config;
     npo_layout *layout;
-    npo_params *base; /* NULL: the folder has no weights, it is one to train from scratch */
+    npo_params *base; /* NULL until npo_model_need_base */
     npo_schedule *schedule;
     npo_backend *backend;   /* borrowed */
     npo_text_encoder *text; /* NULL once prompts are encoded, until there are others */
@@ -55,6 +55,14 @@ npo_err npo_model_set_size(npo_model *model, npo_backend *backend, int64_t heigh
                            npo_error *error) NPO_MUST_CHECK;
 /* The folder has a VAE: model->folder.vae_config. */
 npo_err npo_model_need_vae(npo_model *model, npo_backend *backend, npo_error *error) NPO_MUST_CHECK;
+/* Whether the folder has weights; without it is one to train from scratch. */
+bool npo_model_has_weights(const npo_model *model);
+/* The base network's weights in memory; NULL where the folder has none. Training reads them from
+ * their file (npo_folder_load_unet, npo_folder_view_unet) instead. */
+npo_err npo_model_need_base(npo_model *model, const npo_params **ret_base,
+                            npo_error *error) NPO_MUST_CHECK;
+/* Gives the base's memory and the planned networks back; what was borrowed of them is lost. */
+void npo_model_trim(npo_model *model);
 npo_err npo_model_need_second(npo_model *model, npo_backend *backend,
                               npo_error *error) NPO_MUST_CHECK;
 /* The layout of a LoRA beside the model, which must have weights, in model->lora_layout. */

@@ -6,8 +6,10 @@
 static npo_err new_denoiser(npo_drawer *drawer, npo_network *network, const npo_params *params,
                             npo_network_denoiser **ret_denoiser)
 {
+    npo_context *ctx = drawer->ctx;
+    npo_network_set_plan(network, npo_setup_plan(ctx, ctx->task->spec->sample.compute));
     return npo_network_denoiser_new(network, params, &drawer->setup->model->prompts, drawer->batch,
-                                    ret_denoiser, drawer->ctx->error);
+                                    ret_denoiser, ctx->error);
 }
 
 static npo_err add_second(npo_drawer *drawer, const npo_params *negative)

@@ -30,7 +30,7 @@ static npo_err choose_weights(npo_sampling *s)
         s->positive = trained;
         return NPO_OK;
     }
-    s->positive = s->setup.model->base;
+    NPO_TRY(npo_model_need_base(s->setup.model, &s->positive, s->ctx->error));
     return npo_loaded_blend(s->ctx->cache, s->positive, trained, job->sample.beta, &s->negative,
                             s->ctx->error);
 }

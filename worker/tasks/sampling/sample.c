@@ -130,7 +130,7 @@ static npo_err choose_negative(npo_sampling *s)
 static npo_err open_pictures(pictures *p)
 {
     npo_sampling *s = &p->sampling;
-    s->positive = s->setup.model->base;
+    NPO_TRY(npo_model_need_base(s->setup.model, &s->positive, s->ctx->error));
     if (!s->positive)
         return npo_error_set(s->ctx->error, NPO_E_NOT_FOUND,
                              "model '%s' has no weights to sample with",

@@ -1,6 +1,7 @@
 #include "worker/tasks/training/fit.h"
 
 #include "common/crash.h"
+#include "worker/train/budget.h"
 #include "worker/train/metrics.h"
 
 #include <assert.h>
@@ -44,11 +45,11 @@ static npo_err hash_hyper(const npo_job *job, npo_hash *ret_hash)
     const npo_job_train *train = &job->train;
     npo_buf buf = NPO_BUF_INIT;
     npo_buf_printf(&buf,
-                   "{\"batch\":%lld,\"beta1\":%.17g,\"beta2\":%.17g,\"clip\":%.17g,"
+                   "{\"batch\":%lld,\"beta1\":%.17g,\"beta2\":%.17g,\"clip\":%.17g,\"compute\":%d,"
                    "\"ema_decay\":%.17g,\"eps\":%.17g,\"loss\":%d,\"lr\":%.17g,\"lr_schedule\":%d,"
                    "\"lora\":[%lld,%.17g,%d],\"optimizer\":%d,\"seed\":%lld,\"warmup_steps\":%lld,"
                    "\"weight_decay\":%.17g}",
-                   (long long)train->batch, train->beta1, train->beta2, train->clip,
+                   (long long)train->batch, train->beta1, train->beta2, train->clip, train->compute,
                    train->ema_decay, train->eps, train->loss, train->lr, train->lr_schedule,
                    (long long)train->lora.rank, train->lora.alpha, train->lora.targets,
                    train->optimizer, (long long)job->seed, (long long)train->warmup_steps,
@@ -137,6 +138,11 @@ static npo_err begin_state(npo_fit *fit, const npo_params *begin)
     NPO_TRY(npo_fit_check_step(fit->ctx, &none, fit->slots->first_step));
     if (fit->ctx->task->spec->train.lora.rank)
         return begin_lora(fit);
+    if (!begin) {
+        npo_params *student = npo_trainer_student(fit->trainer);
+        NPO_TRY(npo_folder_load_unet(&fit->setup->model->folder, student, fit->ctx->error));
+        begin = student;
+    }
     npo_trainer_begin(fit->trainer, begin);
     return NPO_OK;
 }
@@ -147,6 +153,7 @@ static npo_err new_trainer(npo_fit *fit)
     const npo_job *job = ctx->task->spec;
     npo_model *model = fit->setup->model;
     const npo_lora_options lora = lora_of(job);
+    npo_loaded_trim(ctx->cache);
     if (lora.rank)
         NPO_TRY(npo_model_set_lora(model, &lora, ctx->error));
     npo_trainer_options options = {
@@ -161,9 +168,15 @@ static npo_err new_trainer(npo_fit *fit)
         .loss = (npo_loss_kind)job->train.loss,
         .huber_c = job->train.huber_c,
         .optimizer = (npo_optimizer_kind)job->train.optimizer,
+        .compute = (npo_compute)job->train.compute,
         .hyper = npo_fit_hyper(job),
     };
-    return npo_trainer_new(&options, &fit->trainer, ctx->error);
+    npo_budget budget;
+    char text[NPO_BUDGET_TEXT_MAX];
+    NPO_TRY(npo_budget_plan(npo_loaded_memory(ctx->cache), &options, &budget, ctx->error));
+    NPO_TRY(npo_trainer_new(&options, &fit->trainer, ctx->error));
+    npo_context_log(ctx, "%s", npo_budget_format(&budget, npo_trainer_plan(fit->trainer), text));
+    return NPO_OK;
 }
 
 static npo_err new_batch(npo_fit *fit)
@@ -193,6 +206,9 @@ npo_err npo_fit_init(npo_fit *fit, npo_context *ctx, const npo_setup *setup, con
         err = new_trainer(fit);
     if (err == NPO_OK)
         err = begin_state(fit, begin);
+    if (err == NPO_OK && !begin && !ctx->task->spec->train.lora.rank)
+        err = npo_folder_view_unet(&setup->model->folder, setup->model->layout, &fit->base,
+                                   ctx->error);
     if (err != NPO_OK)
         npo_fit_fini(fit);
     else
@@ -204,13 +220,15 @@ void npo_fit_fini(npo_fit *fit)
 {
     npo_trainer_free(fit->trainer);
     fit->trainer = NULL;
+    npo_weight_view_close(fit->base);
+    fit->base = NULL;
     npo_gang_leave(&fit->gang);
     npo_batch_fini(&fit->batch);
 }
 
 /* ---- steps ---- */
 
-static void report(npo_fit *fit, const npo_train_result *result)
+static npo_err report(npo_fit *fit, const npo_train_result *result)
 {
     npo_context *ctx = fit->ctx;
     int64_t step = npo_trainer_step_count(fit->trainer);
@@ -218,14 +236,17 @@ static void report(npo_fit *fit, const npo_train_result *result)
     double rate = npo_context_progress(ctx, "train", step, ctx->task->spec->train.steps,
                                        result->loss, samples);
     if (ctx->task->rank != 0)
-        return;
+        return NPO_OK;
     npo_offset_norms norms;
     npo_buf line = NPO_BUF_INIT;
-    if (fit->offset_base)
-        npo_trainer_offset(fit->trainer, fit->offset_base, &norms);
-    if (npo_metrics_line(&line, step, result, rate, fit->offset_base ? &norms : NULL) == NPO_OK)
+    npo_offset_base base = npo_offset_base_in(fit->base);
+    bool moved = fit->base || npo_params_base(npo_trainer_student(fit->trainer));
+    if (moved)
+        NPO_TRY(npo_trainer_offset(fit->trainer, &base, &norms, ctx->error));
+    if (npo_metrics_line(&line, step, result, rate, moved ? &norms : NULL) == NPO_OK)
         npo_context_metrics(ctx, &line);
     npo_buf_fini(&line);
+    return NPO_OK;
 }
 
 npo_err npo_fit_step(npo_fit *fit)
@@ -235,8 +256,7 @@ npo_err npo_fit_step(npo_fit *fit)
     NPO_TRY(npo_trainer_step(fit->trainer, &fit->batch, &result, fit->ctx->error));
     npo_crash_point("train.step");
     fit->draws.step++;
-    report(fit, &result);
-    return NPO_OK;
+    return report(fit, &result);
 }
 
 npo_err npo_fit_finish(npo_fit *fit)

@@ -16,13 +16,15 @@ typedef struct {
     const npo_slots *slots;
     npo_gang gang;
     npo_trainer *trainer;
-    npo_batch batch;               /* [slots->local] */
-    npo_batch_draws draws;         /* of the next step */
-    const npo_params *offset_base; /* offsets are measured against it; NULL: not measured */
+    npo_batch batch;       /* [slots->local] */
+    npo_batch_draws draws; /* of the next step */
+    npo_weight_view *base; /* offsets are measured against it; NULL: not measured */
 } npo_fit;
 
-/* begin: the weights of a job without a checkpoint, unused where the task has one. *fit must stay
- * where it is. Errors: NPO_E_USAGE where the checkpoint is of another step than params.first_step.
+/* begin: the weights of a job without a checkpoint, NULL for those of the model's file; unused
+ * where the task has a checkpoint. Without it offsets from the model's file are measured. *fit must
+ * stay where it is. Errors: NPO_E_USAGE where the checkpoint is of another step than
+ * params.first_step.
  */
 npo_err npo_fit_init(npo_fit *fit, npo_context *ctx, const npo_setup *setup, const npo_slots *slots,
                      const npo_params *begin) NPO_MUST_CHECK;

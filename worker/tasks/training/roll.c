@@ -55,6 +55,8 @@ npo_err npo_roll_init(npo_roll *roll, npo_context *ctx, const npo_setup *setup, 
     if (err == NPO_OK)
         err = npo_network_denoiser_new(network, params, &model->prompts, micro_batch,
                                        &roll->network_denoiser, ctx->error);
+    if (err == NPO_OK)
+        npo_network_set_plan(network, npo_setup_plan(ctx, ctx->task->spec->train.compute));
     if (err != NPO_OK) {
         npo_roll_fini(roll);
         return err;
@@ -137,10 +139,10 @@ npo_err npo_roll_target(npo_context *ctx, const npo_setup *setup, const npo_para
     const char *checkpoint = npo_task_input_path(ctx->task, "checkpoint");
     if (checkpoint)
         return npo_loaded_weights(ctx->cache, checkpoint, NPO_LOADED_EMA, ret_params, ctx->error);
-    if (!setup->model->base)
+    NPO_TRY(npo_model_need_base(setup->model, ret_params, ctx->error));
+    if (!*ret_params)
         return npo_error_set(ctx->error, NPO_E_NOT_FOUND,
                              "model '%s' has no weights, expected a trained model to start from",
                              setup->model->folder.root);
-    *ret_params = setup->model->base;
     return NPO_OK;
 }

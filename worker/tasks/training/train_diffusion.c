@@ -37,28 +37,24 @@ static npo_err draw_random(diffusion *d)
     return npo_random_weights(d->random, (uint64_t)d->ctx->task->spec->seed, d->ctx->error);
 }
 
-/* The weights that step 0 begins with. */
-static npo_err choose_begin(diffusion *d, const npo_params **ret_begin)
+/* The weights that step 0 begins with, unless it is the model's. */
+static npo_err choose_begin(diffusion *d)
 {
-    *ret_begin = d->setup.model->base;
-    if (d->ctx->task->spec->init_random) {
-        NPO_TRY(draw_random(d));
-        *ret_begin = d->random;
-    } else if (!d->setup.model->base) {
+    if (d->ctx->task->spec->init_random)
+        return draw_random(d);
+    if (!npo_model_has_weights(d->setup.model))
         return npo_error_set(d->ctx->error, NPO_E_NOT_FOUND,
                              "model '%s' has no weights, expected some, or \"init_random\": true",
                              d->setup.model->folder.root);
-    }
     return NPO_OK;
 }
 
 static npo_err begin(diffusion *d)
 {
     npo_context *ctx = d->ctx;
-    const npo_params *weights = NULL;
     NPO_TRY(npo_setup_open(ctx, true, &d->setup));
     NPO_TRY(npo_slots_init(ctx, ctx->task->rank, ctx->task->world, &d->slots));
-    NPO_TRY(choose_begin(d, &weights));
+    NPO_TRY(choose_begin(d));
     d->sample = calloc(npo_latent_floats(d->setup.model->latent), sizeof *d->sample);
     if (!d->sample)
         return npo_context_fail(ctx, NPO_E_NOMEM, "sample");
@@ -66,8 +62,7 @@ static npo_err begin(diffusion *d)
         npo_order_new((uint64_t)ctx->task->spec->seed, npo_dataset_count(d->setup.data), &d->order);
     if (err != NPO_OK)
         return npo_context_fail(ctx, err, "order of the data");
-    NPO_TRY(npo_fit_init(&d->fit, ctx, &d->setup, &d->slots, weights));
-    d->fit.offset_base = ctx->task->spec->init_random ? NULL : d->setup.model->base;
+    NPO_TRY(npo_fit_init(&d->fit, ctx, &d->setup, &d->slots, d->random));
     return NPO_OK;
 }
 

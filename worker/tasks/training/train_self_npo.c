@@ -125,17 +125,14 @@ static npo_err begin(self_npo *s)
     bool fused = npo_json_bool(ctx->task->params, "fused", false);
     NPO_TRY(npo_setup_open(ctx, fused && npo_roll_needs_data(ctx->task->spec), &s->setup));
     NPO_TRY(npo_slots_init(ctx, ctx->task->rank, ctx->task->world, &s->slots));
-    const npo_params *base = s->setup.model->base;
-    if (!base)
+    if (!npo_model_has_weights(s->setup.model))
         return npo_error_set(ctx->error, NPO_E_NOT_FOUND,
                              "model '%s' has no weights, expected a trained model to start from",
                              s->setup.model->folder.root);
     s->rows = calloc((size_t)s->slots.local, sizeof *s->rows);
     if (!s->rows)
         return npo_context_fail(ctx, NPO_E_NOMEM, "rows");
-    NPO_TRY(npo_fit_init(&s->fit, ctx, &s->setup, &s->slots, base));
-    s->fit.offset_base = base;
-    return NPO_OK;
+    return npo_fit_init(&s->fit, ctx, &s->setup, &s->slots, NULL);
 }
 
 npo_err npo_kind_train_self_npo(npo_context *ctx)

@@ -1,0 +1,36 @@
+#include "tests/unit/cmocka.h"
+
+#include "common/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void test_memory_counts_what_is_touched(void **state)
+{
+    enum { BYTES = 64 << 20 };
+    size_t before = npo_memory_resident();
+    char *memory = malloc(BYTES);
+    assert_non_null(memory);
+    memset(memory, 1, BYTES);
+    size_t with = npo_memory_resident();
+    assert_true(before > 0);
+    assert_true(with >= before + BYTES * 3 / 4);
+    assert_int_equal(memory[BYTES - 1], 1);
+    free(memory);
+    assert_true(npo_memory_resident() < with);
+    assert_true(npo_memory_peak() >= before + BYTES * 3 / 4);
+}
+
+static void test_memory_of_the_machine_is_known(void **state)
+{
+    assert_true(npo_memory_available() > 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_memory_counts_what_is_touched),
+        cmocka_unit_test(test_memory_of_the_machine_is_known),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
