@@ -13,13 +13,13 @@ typedef struct {
     const char *model, *negative, *out;
     npo_option_list prompts;
     const char *prompt_file, *negative_prompt, *sampler, *spacing; /* NULL: not given */
-    double scale, beta, rescale;                                   /* NaN: not given */
+    double guidance_scale, beta, rescale;                          /* NaN: not given */
     int64_t count, batch, seed, steps, height, width;              /* below 0: not given */
     bool karras, grid;
 } sample_values;
 
 static const sample_values defaults = {
-    .scale = NAN,
+    .guidance_scale = NAN,
     .beta = NAN,
     .rescale = NAN,
     .count = -1,
@@ -43,10 +43,14 @@ static bool set_numbers(cJSON *spec, cJSON *sample, const sample_values *values)
         const char *key;
         double value;
     } rows[] = {
-        {sample, "guidance_scale", values->scale},   {sample, "beta", values->beta},
-        {sample, "rescale", values->rescale},        {sample, "count", number_of(values->count)},
-        {sample, "batch", number_of(values->batch)}, {sample, "seed", number_of(values->seed)},
-        {sample, "steps", number_of(values->steps)}, {spec, "height", number_of(values->height)},
+        {sample, "guidance_scale", values->guidance_scale},
+        {sample, "beta", values->beta},
+        {sample, "rescale", values->rescale},
+        {sample, "count", number_of(values->count)},
+        {sample, "batch", number_of(values->batch)},
+        {sample, "seed", number_of(values->seed)},
+        {sample, "steps", number_of(values->steps)},
+        {spec, "height", number_of(values->height)},
         {spec, "width", number_of(values->width)},
     };
     for (size_t i = 0; i < NPO_ARRAY_COUNT(rows); i++)
@@ -162,7 +166,7 @@ static const npo_option options[] = {
         "prompts, one a line; .jsonl: prompt, negative_prompt, seed", 0, 0),
     ROW("negative-prompt", 0, STRING, negative_prompt, "TEXT", "in place of the empty prompt", 0,
         0),
-    ROW("scale", 'g', NUMBER, scale, "G", "guidance scale (2)", 0, 1000),
+    ROW("guidance-scale", 'g', NUMBER, guidance_scale, "G", "guidance scale (2)", 0, 1000),
     ROW("beta", 0, NUMBER, beta, "B", "part of the negative network's offset (1)", -10, 10),
     ROW("rescale", 0, NUMBER, rescale, "PHI", "guidance rescale (0: off)", 0, 1),
     ROW("sampler", 0, STRING, sampler, "NAME", "ddim, dpmpp-2m, euler, euler-ancestral (ddim)", 0,
@@ -188,8 +192,7 @@ const npo_command npo_command_sample = {
             "its base\n"
             "model is the default of --model. Every picture holds what it was drawn with, as JSON\n"
             "(npo.settings) and as other programs read it (parameters).",
-    .example =
-        "npoctl sample -n 3 -p 'a photo of a bag' --sampler dpmpp-2m --karras --scale 2 -c 8",
+    .example = "npoctl sample -n 3 -p 'a photo of a bag' --sampler dpmpp-2m --karras -g 2 -c 8",
     .options = options,
     .option_count = NPO_ARRAY_COUNT(options),
     .defaults = &defaults,

@@ -471,7 +471,7 @@ def sample_with_two_networks_and_a_vae(box):
     for args in (["ddim", "--rescale", "0.5"], ["dpmpp-2m", "--karras"], ["euler", "--spacing", "trailing"],
                  ["euler-ancestral"]):
         out = f"{box.dir}/{args[0]}"
-        box.ctl("sample", *given, "--prompts", prompts, "--scale", 5, "--sampler", *args, "--out", out)
+        box.ctl("sample", *given, "--prompts", prompts, "--guidance-scale", 5, "--sampler", *args, "--out", out)
         check_equal(sorted(os.listdir(out)), ["image-00000.png", "image-00001.png"], "files")
         texts, size = png_texts(out + "/image-00001.png")
         check_equal(size, (24, 16), "size")
