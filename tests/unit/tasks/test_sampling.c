@@ -2,6 +2,7 @@
  */
 #include "tests/unit/tasks/one_task.h"
 #include "worker/image/png.h"
+#include "worker/model/vae_tiles.h"
 #include "worker/tasks/sampling/picture_text.h"
 #include "worker/train/checkpoint.h"
 
@@ -56,6 +57,32 @@ static const char *with_negative(void)
 #define SAMPLE(more)                                                                               \
     "{'recipe':'sample','model':'m','prompts':['a photo of a sneaker','a bag'],'height':16,"       \
     "'width':24,'sample':{'count':2,'batch':2,'steps':3,'guidance_scale':5" more "}}"
+
+/* A VAE gets what memory is left; where it works in tiles, the log says so once. */
+static void test_sampling_bounds_the_vae(void **state)
+{
+    one_task t;
+    npo_model *model = NULL;
+    one_task_init(&t, "sample", SAMPLE(""), "{}", with_model(""));
+    npo_task_cache_set_memory(t.cache, 1);
+    assert_int_equal(one_task_run(&t), NPO_E_NOMEM);
+    assert_non_null(strstr(t.error.text, "expected at most"));
+    one_task_fini(&t);
+
+    one_task_init(&t, "sample",
+                  "{'recipe':'sample','model':'m','prompts':['a bag'],'height':48,'width':48,"
+                  "'sample':{'count':2,'batch':2,'steps':1}}",
+                  "{}", with_model(""));
+    assert_int_equal(npo_loaded_model(t.cache, model_path("vae"), &model, &t.error), NPO_OK);
+    assert_int_equal(npo_loaded_need_vae(t.cache, &t.error), NPO_OK);
+    npo_vae_set_tile(model->vae, NPO_VAE_TILE_MULTIPLE);
+    if (one_task_run(&t) != NPO_OK)
+        fail_msg("%s", t.error.text);
+    const char *told = strstr(t.process.log.data, "decoded in tiles of");
+    assert_non_null(told);
+    assert_null(strstr(told + 1, "decoded in tiles"));
+    one_task_fini(&t);
+}
 
 /* Latents are decoded to the size that was asked for. */
 static void test_sampling_decodes_latents(void **state)
@@ -313,6 +340,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sampling_decodes_latents),
+        cmocka_unit_test(test_sampling_bounds_the_vae),
         cmocka_unit_test(test_sampling_takes_the_size_of_the_model),
         cmocka_unit_test(test_sampling_with_every_sampler),
         cmocka_unit_test(test_sampling_with_negative_prompts),

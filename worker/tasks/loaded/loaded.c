@@ -1,6 +1,7 @@
 #include "worker/tasks/loaded/loaded.h"
 
 #include "common/file.h"
+#include "common/memory.h"
 #include "kernels/vec.h"
 #include "worker/tasks/loaded/identity.h"
 #include "worker/train/checkpoint.h"
@@ -97,6 +98,25 @@ void npo_task_cache_set_memory(npo_task_cache *cache, size_t bytes)
 size_t npo_loaded_memory(const npo_task_cache *cache)
 {
     return cache->memory;
+}
+
+/* What is left of the memory given; the arena counts as left, since all graphs share it. Never 0,
+ * which would be no limit. */
+static size_t memory_left(const npo_task_cache *cache)
+{
+    size_t resident = npo_memory_resident(), arena = npo_backend_arena_bytes(cache->backend);
+    size_t used = resident > arena ? resident - arena : 0;
+    size_t given = cache->memory ? cache->memory : resident + npo_memory_available();
+    return given > used ? given - used : 1;
+}
+
+npo_err npo_loaded_need_vae(npo_task_cache *cache, npo_error *error)
+{
+    if (cache->model->vae)
+        return NPO_OK;
+    NPO_TRY(npo_model_need_vae(cache->model, cache->backend, error));
+    npo_vae_limit_memory(cache->model->vae, memory_left(cache));
+    return NPO_OK;
 }
 
 void npo_loaded_trim(npo_task_cache *cache)
@@ -260,7 +280,7 @@ npo_err npo_loaded_dataset(npo_task_cache *cache, const char *path,
 npo_err npo_loaded_latents(npo_task_cache *cache, npo_latents **ret_latents, npo_error *error)
 {
     if (!cache->latents) {
-        NPO_TRY(npo_model_need_vae(cache->model, cache->backend, error));
+        NPO_TRY(npo_loaded_need_vae(cache, error));
         NPO_TRY(npo_latents_new(cache->model->vae, cache->dataset, &cache->latents, error));
     }
     *ret_latents = cache->latents;

@@ -42,6 +42,9 @@ npo_err npo_loaded_dataset(npo_task_cache *cache, const char *path,
                            const npo_dataset_options *options, const npo_dataset **ret_dataset,
                            npo_error *error) NPO_MUST_CHECK;
 
+/* Opens the VAE of the model that npo_loaded_model gave last, once; it may take what memory is left
+ * then, and works in tiles where a picture needs more. */
+npo_err npo_loaded_need_vae(npo_task_cache *cache, npo_error *error) NPO_MUST_CHECK;
 /* The latents of the dataset that npo_loaded_dataset gave last, by the VAE of the model that
  * npo_loaded_model gave last. */
 npo_err npo_loaded_latents(npo_task_cache *cache, npo_latents **ret_latents,

@@ -105,7 +105,7 @@ npo_err npo_drawer_init(npo_drawer *drawer, npo_context *ctx, const npo_setup *s
                      .floats = npo_latent_floats(model->image)};
     npo_err err = check_pictures(drawer);
     if (err == NPO_OK && model->folder.vae_config)
-        err = npo_model_need_vae(model, npo_loaded_backend(ctx->cache), ctx->error);
+        err = npo_loaded_need_vae(ctx->cache, ctx->error);
     if (err == NPO_OK)
         err = alloc(drawer);
     if (err == NPO_OK)
@@ -187,6 +187,18 @@ static void begin(npo_drawer *drawer, const npo_drawing *drawing, float *ret_x)
     }
 }
 
+static void tell_tiles(npo_drawer *drawer)
+{
+    int64_t side = npo_vae_tile(drawer->setup->model->vae);
+    if (side && !drawer->told_tiles)
+        npo_context_log(drawer->ctx,
+                        "memory is short: pictures are decoded in tiles of %lld x %lld pixels, "
+                        "which differ a little from those decoded as a whole",
+                        (long long)(side * npo_vae_factor(drawer->setup->model->vae)),
+                        (long long)(side * npo_vae_factor(drawer->setup->model->vae)));
+    drawer->told_tiles = drawer->told_tiles || side;
+}
+
 static npo_err decode(npo_drawer *drawer, int64_t n, float *ret_images)
 {
     const npo_model *model = drawer->setup->model;
@@ -196,6 +208,7 @@ static npo_err decode(npo_drawer *drawer, int64_t n, float *ret_images)
         NPO_TRY(npo_vae_decode(model->vae, drawer->latents + (size_t)i * floats,
                                model->latent.height, model->latent.width,
                                ret_images + (size_t)i * drawer->floats, drawer->ctx->error));
+        tell_tiles(drawer);
     }
     return NPO_OK;
 }

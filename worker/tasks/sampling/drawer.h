@@ -22,9 +22,10 @@ typedef struct {
     npo_sampler_settings settings;
     npo_network_denoiser *positive, *negative; /* negative NULL: one network */
     npo_watch positive_watch, negative_watch;
-    int64_t batch;  /* images a forward pass */
-    size_t floats;  /* of one image */
-    float *latents; /* [batch, ...]; NULL: samples are images */
+    int64_t batch;   /* images a forward pass */
+    size_t floats;   /* of one image */
+    float *latents;  /* [batch, ...]; NULL: samples are images */
+    bool told_tiles; /* the log has it that the VAE works in tiles */
     /* [batch] */
     int32_t *prompts, *negative_prompts;
     npo_drawer_noise *noise;
