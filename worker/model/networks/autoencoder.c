@@ -136,33 +136,20 @@ npo_value npo_autoencoder_record_decoder(npo_graph *graph, const npo_autoencoder
     return npo_module_conv(graph, "decoder.conv_out", x, NPO_AUTOENCODER_IMAGE_CHANNELS, 3, same);
 }
 
-npo_err npo_autoencoder_layout(npo_backend *backend, const npo_autoencoder_config *config,
-                               npo_layout **ret_layout, npo_error *error)
+static void record_layout(npo_graph *graph, const void *user)
 {
-    npo_layout *layout = NULL;
-    npo_graph *graph = NULL;
+    const npo_autoencoder_config *config = user;
     int64_t side = npo_autoencoder_config_factor(config);
     int64_t image[] = {1, side, side, NPO_AUTOENCODER_IMAGE_CHANNELS};
     int64_t latent[] = {1, 1, 1, config->latent_channels};
-    npo_err err = npo_layout_new(&layout);
-    if (!err)
-        err = npo_graph_new(backend, layout, &graph);
-    if (err) {
-        npo_error_set(error, err, "cannot lay out the VAE: %s", npo_err_text(err));
-        goto out;
-    }
     npo_value x = npo_graph_input(graph, "image", NPO_F32, 4, image);
     npo_value z = npo_graph_input(graph, "latent", NPO_F32, 4, latent);
     npo_graph_output(graph, "moments", npo_autoencoder_record_encoder(graph, config, x));
     npo_graph_output(graph, "decoded", npo_autoencoder_record_decoder(graph, config, z));
-    /* Shapes are all that is wanted; planning is for the sentence of a failure. */
-    if (npo_graph_failed(graph))
-        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
-out:
-    npo_graph_free(graph);
-    if (err)
-        npo_layout_unref(layout);
-    else
-        *ret_layout = layout;
-    return err;
+}
+
+npo_err npo_autoencoder_layout(npo_backend *backend, const npo_autoencoder_config *config,
+                               npo_layout **ret_layout, npo_error *error)
+{
+    return npo_module_layout(backend, "the VAE", record_layout, config, ret_layout, error);
 }

@@ -46,27 +46,14 @@ static void record_with_input(npo_graph *graph, int64_t n)
     npo_graph_output(graph, "logits", outputs.logits);
 }
 
+static void record_layout(npo_graph *graph, const void *user)
+{
+    record_with_input(graph, 1);
+}
+
 npo_err npo_classifier_layout(npo_backend *backend, npo_layout **ret_layout, npo_error *error)
 {
-    npo_layout *layout = NULL;
-    npo_graph *graph = NULL;
-    npo_err err = npo_layout_new(&layout);
-    if (!err)
-        err = npo_graph_new(backend, layout, &graph);
-    if (err) {
-        npo_error_set(error, err, "cannot lay out the classifier: %s", npo_err_text(err));
-        goto out;
-    }
-    record_with_input(graph, 1);
-    if (npo_graph_failed(graph))
-        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
-out:
-    npo_graph_free(graph);
-    if (err)
-        npo_layout_unref(layout);
-    else
-        *ret_layout = layout;
-    return err;
+    return npo_module_layout(backend, "the classifier", record_layout, NULL, ret_layout, error);
 }
 
 npo_err npo_classifier_load(const char *path, npo_params *params, npo_error *error)

@@ -164,31 +164,19 @@ npo_clip_text_states npo_clip_text_record(npo_graph *graph, const npo_clip_text_
     return states;
 }
 
-npo_err npo_clip_text_layout(npo_backend *backend, const npo_clip_text_config *config,
-                             npo_layout **ret_layout, npo_error *error)
+static void record_layout(npo_graph *graph, const void *user)
 {
-    npo_layout *layout = NULL;
-    npo_graph *graph = NULL;
-    npo_err err = npo_layout_new(&layout);
-    if (!err)
-        err = npo_graph_new(backend, layout, &graph);
-    if (err) {
-        npo_error_set(error, err, "cannot lay out the text encoder: %s", npo_err_text(err));
-        goto out;
-    }
+    const npo_clip_text_config *config = user;
     npo_value ids = npo_graph_input(graph, "ids", NPO_I32, 2, (int64_t[]){1, 1});
     npo_graph_output(graph, "last", npo_clip_text_record(graph, config, ids, false).last);
     if (config->with_projection)
         npo_graph_param(graph, projection_name, 2, (int64_t[]){config->projection, config->hidden});
-    if (npo_graph_failed(graph))
-        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
-out:
-    npo_graph_free(graph);
-    if (err)
-        npo_layout_unref(layout);
-    else
-        *ret_layout = layout;
-    return err;
+}
+
+npo_err npo_clip_text_layout(npo_backend *backend, const npo_clip_text_config *config,
+                             npo_layout **ret_layout, npo_error *error)
+{
+    return npo_module_layout(backend, "the text encoder", record_layout, config, ret_layout, error);
 }
 
 int64_t npo_clip_text_pooled_index(const npo_clip_text_config *config, const int32_t *ids,

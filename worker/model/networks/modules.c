@@ -107,3 +107,29 @@ npo_value npo_module_layer_norm(npo_graph *graph, const char *path, npo_value x,
     npo_value gamma = weight_of(graph, path, 1, &channels);
     return npo_op_layer_norm(graph, x, gamma, bias_of(graph, path, channels), eps);
 }
+
+npo_err npo_module_layout(npo_backend *backend, const char *what,
+                          void (*record)(npo_graph *graph, const void *config), const void *config,
+                          npo_layout **ret_layout, npo_error *error)
+{
+    npo_layout *layout = NULL;
+    npo_graph *graph = NULL;
+    npo_err err = npo_layout_new(&layout);
+    if (!err)
+        err = npo_graph_new(backend, layout, &graph);
+    if (err) {
+        npo_error_set(error, err, "cannot lay out %s: %s", what, npo_err_text(err));
+        goto out;
+    }
+    record(graph, config);
+    /* Shapes are all that is wanted; planning is for the sentence of a failure. */
+    if (npo_graph_failed(graph))
+        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
+out:
+    npo_graph_free(graph);
+    if (err)
+        npo_layout_unref(layout);
+    else
+        *ret_layout = layout;
+    return err;
+}

@@ -26,4 +26,11 @@ npo_value npo_module_group_norm(npo_graph *graph, const char *path, npo_value x,
                                 float eps, npo_act act);
 npo_value npo_module_layer_norm(npo_graph *graph, const char *path, npo_value x, float eps);
 
+/* The layout of a network: the parameters that `record` declares on a graph of small inputs.
+ * config is handed to record; what: the network in sentences, "the VAE". Errors: those of
+ * recording, NPO_E_NOMEM. */
+npo_err npo_module_layout(npo_backend *backend, const char *what,
+                          void (*record)(npo_graph *graph, const void *config), const void *config,
+                          npo_layout **ret_layout, npo_error *error) NPO_MUST_CHECK;
+
 #endif

@@ -335,29 +335,16 @@ npo_value npo_unet_record(npo_graph *graph, const npo_unet_config *config, npo_u
                            same_padding(config->conv_out_kernel));
 }
 
+static void record_layout(npo_graph *graph, const void *user)
+{
+    const npo_unet_config *config = user;
+    int64_t side = (int64_t)1 << config->level_count;
+    npo_unet_inputs inputs = npo_unet_declare(graph, config, 1, side, side, 1);
+    npo_graph_output(graph, "y", npo_unet_record(graph, config, inputs, NULL));
+}
+
 npo_err npo_unet_layout(npo_backend *backend, const npo_unet_config *config,
                         npo_layout **ret_layout, npo_error *error)
 {
-    npo_layout *layout = NULL;
-    npo_graph *graph = NULL;
-    int64_t side = (int64_t)1 << config->level_count;
-    npo_err err = npo_layout_new(&layout);
-    if (!err)
-        err = npo_graph_new(backend, layout, &graph);
-    if (err) {
-        npo_error_set(error, err, "cannot lay out the network: %s", npo_err_text(err));
-        goto out;
-    }
-    npo_unet_inputs inputs = npo_unet_declare(graph, config, 1, side, side, 1);
-    npo_graph_output(graph, "y", npo_unet_record(graph, config, inputs, NULL));
-    /* Shapes are all that is wanted; planning is for the sentence of a failure. */
-    if (npo_graph_failed(graph))
-        err = npo_graph_plan(graph, &(npo_plan_options){.loss = NPO_VALUE_NONE}, NULL, error);
-out:
-    npo_graph_free(graph);
-    if (err)
-        npo_layout_unref(layout);
-    else
-        *ret_layout = layout;
-    return err;
+    return npo_module_layout(backend, "the network", record_layout, config, ret_layout, error);
 }
