@@ -34,3 +34,12 @@ size_t npo_memory_available(void)
 {
     return read_line("/proc/meminfo", "MemAvailable");
 }
+
+npo_memory npo_memory_now(size_t limit, size_t reusable)
+{
+    size_t resident = npo_memory_resident();
+    return (npo_memory){
+        .given = limit ? limit : resident + npo_memory_available(),
+        .used = resident > reusable ? resident - reusable : 0,
+    };
+}

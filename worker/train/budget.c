@@ -12,12 +12,8 @@ static double gib(size_t bytes)
 npo_err npo_budget_plan(size_t given, npo_trainer_options *options, npo_budget *ret_budget,
                         npo_error *error)
 {
-    size_t resident = npo_memory_resident(), arena = npo_backend_arena_bytes(options->backend);
-    npo_budget budget = {
-        .given = given ? given : resident + npo_memory_available(),
-        .used = resident > arena ? resident - arena : 0,
-        .sets = npo_trainer_set_bytes(options),
-    };
+    npo_memory memory = npo_memory_now(given, npo_backend_arena_bytes(options->backend));
+    npo_budget budget = {memory.given, memory.used, npo_trainer_set_bytes(options)};
     size_t fixed = budget.used + budget.sets;
     if (budget.given <= fixed)
         return npo_error_set(error, NPO_E_NOMEM,

@@ -100,14 +100,11 @@ size_t npo_loaded_memory(const npo_task_cache *cache)
     return cache->memory;
 }
 
-/* What is left of the memory given; the arena counts as left, since all graphs share it. Never 0,
- * which would be no limit. */
+/* What is left of the memory given. Never 0, which would be no limit. */
 static size_t memory_left(const npo_task_cache *cache)
 {
-    size_t resident = npo_memory_resident(), arena = npo_backend_arena_bytes(cache->backend);
-    size_t used = resident > arena ? resident - arena : 0;
-    size_t given = cache->memory ? cache->memory : resident + npo_memory_available();
-    return given > used ? given - used : 1;
+    npo_memory memory = npo_memory_now(cache->memory, npo_backend_arena_bytes(cache->backend));
+    return memory.given > memory.used ? memory.given - memory.used : 1;
 }
 
 npo_err npo_loaded_need_vae(npo_task_cache *cache, npo_error *error)
