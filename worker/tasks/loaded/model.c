@@ -197,7 +197,6 @@ npo_err npo_model_set_size(npo_model *model, npo_backend *backend, int64_t heigh
     npo_network_free(model->second);
     npo_network_free(model->lora_network);
     model->network = model->second = model->lora_network = NULL;
-    model->has_prompts = false; /* a row may tell the size */
     set_shapes(model, rows, columns);
     return npo_network_new(backend, model->layout, config, &model->shape, &model->network, error);
 }

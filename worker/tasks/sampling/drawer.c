@@ -189,14 +189,15 @@ static void begin(npo_drawer *drawer, const npo_drawing *drawing, float *ret_x)
 
 static void tell_tiles(npo_drawer *drawer)
 {
-    int64_t side = npo_vae_tile(drawer->setup->model->vae);
-    if (side && !drawer->told_tiles)
-        npo_context_log(drawer->ctx,
-                        "memory is short: pictures are decoded in tiles of %lld x %lld pixels, "
-                        "which differ a little from those decoded as a whole",
-                        (long long)(side * npo_vae_factor(drawer->setup->model->vae)),
-                        (long long)(side * npo_vae_factor(drawer->setup->model->vae)));
-    drawer->told_tiles = drawer->told_tiles || side;
+    const npo_vae *vae = drawer->setup->model->vae;
+    long long side = npo_vae_tile(vae) * npo_vae_factor(vae);
+    if (!side || drawer->told_tiles)
+        return;
+    drawer->told_tiles = true;
+    npo_context_log(drawer->ctx,
+                    "memory is short: pictures are decoded in tiles of %lld x %lld pixels, which "
+                    "differ a little from those decoded as a whole",
+                    side, side);
 }
 
 static npo_err decode(npo_drawer *drawer, int64_t n, float *ret_images)
