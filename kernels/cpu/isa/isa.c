@@ -5,7 +5,6 @@
 #include "kernels/cpu/isa/simd.h"
 
 #include "kernels/cpu/isa/elementwise.h"
-#include "kernels/cpu/isa/matmul.h"
 #include "kernels/cpu/isa/norm.h"
 
 #include "kernels/cpu/isa/bf16.h"
