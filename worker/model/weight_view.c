@@ -74,15 +74,10 @@ static npo_err find_set(npo_weight_view *view, const char *prefix, npo_error *er
         const npo_param_info *info = npo_layout_at(view->layout, i);
         snprintf(name, sizeof name, "%s%s", prefix, info->name);
         const npo_tensor *tensor = view->tensors[i] = npo_safetensors_find(view->file, name);
-        if (!tensor)
-            npo_complain(&complaints, NPO_E_NOT_FOUND, "'%s': missing", name);
-        else if (tensor->ndim != info->ndim ||
-                 memcmp(tensor->dims, info->dims, (size_t)info->ndim * sizeof *info->dims) != 0)
-            npo_complain_shape(&complaints, name, tensor->ndim, tensor->dims, info->ndim,
-                               info->dims);
-        else if (!npo_tensor_is_float(tensor))
-            npo_complain(&complaints, NPO_E_TYPE, "'%s': dtype %s, expected F32, F16 or BF16", name,
-                         npo_tensor_dtype_name(tensor->dtype));
+        bool right_shape =
+            tensor && tensor->ndim == info->ndim &&
+            memcmp(tensor->dims, info->dims, (size_t)info->ndim * sizeof *info->dims) == 0;
+        npo_complain_tensor(&complaints, name, tensor, right_shape, info->ndim, info->dims);
     }
     return npo_complaints_finish(&complaints, npo_safetensors_path(view->file), error);
 }

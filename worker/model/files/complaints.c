@@ -39,6 +39,18 @@ void npo_complain_shape(npo_complaints *all, const char *name, int ndim, const i
                  format_shape(ndim, dims, found), format_shape(expected_ndim, expected, wanted));
 }
 
+void npo_complain_tensor(npo_complaints *all, const char *name, const npo_tensor *tensor,
+                         bool right_shape, int expected_ndim, const int64_t *expected)
+{
+    if (!tensor)
+        npo_complain(all, NPO_E_NOT_FOUND, "'%s': missing", name);
+    else if (!right_shape)
+        npo_complain_shape(all, name, tensor->ndim, tensor->dims, expected_ndim, expected);
+    else if (!npo_tensor_is_float(tensor))
+        npo_complain(all, NPO_E_TYPE, "'%s': dtype %s, expected F32, F16 or BF16", name,
+                     npo_tensor_dtype_name(tensor->dtype));
+}
+
 npo_err npo_complaints_finish(npo_complaints *all, const char *path, npo_error *error)
 {
     if (all->left_out)

@@ -4,7 +4,7 @@
 #define NPO_WORKER_MODEL_FILES_COMPLAINTS_H
 
 #include "common/buf.h"
-#include <stdint.h>
+#include "worker/model/files/safetensors.h"
 
 /* Zeroed: none. */
 typedef struct {
@@ -17,6 +17,10 @@ void npo_complain(npo_complaints *all, npo_err code, const char *format, ...) NP
 /* "'name': shape [1,2], expected [2,1]". */
 void npo_complain_shape(npo_complaints *all, const char *name, int ndim, const int64_t *dims,
                         int expected_ndim, const int64_t *expected);
+/* "'name': missing" where tensor is NULL, npo_complain_shape where its shape is wrong, "'name':
+ * dtype I64, expected F32, F16 or BF16", or nothing where it is as it should be. */
+void npo_complain_tensor(npo_complaints *all, const char *name, const npo_tensor *tensor,
+                         bool right_shape, int expected_ndim, const int64_t *expected);
 /* The first one's code with "cannot load 'a': missing; ... in 'path'", or NPO_OK where there are
  * none. Frees what is collected. */
 npo_err npo_complaints_finish(npo_complaints *all, const char *path,

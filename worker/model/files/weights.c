@@ -140,17 +140,10 @@ static bool has_shape(const reading *r, const stored *s)
 static void check_tensor(reading *r, const npo_param_info *info)
 {
     stored s = find_stored(r, info);
-    const char *name = s.place.name;
-    if (!s.tensor) {
-        npo_complain(&r->complaints, NPO_E_NOT_FOUND, "'%s': missing", name);
-        return;
-    }
-    r->used[s.tensor - npo_safetensors_at(r->file, 0)] = true;
-    if (!has_shape(r, &s))
-        npo_complain_shape(&r->complaints, name, s.tensor->ndim, s.tensor->dims, s.ndim, s.dims);
-    else if (!npo_tensor_is_float(s.tensor))
-        npo_complain(&r->complaints, NPO_E_TYPE, "'%s': dtype %s, expected F32, F16 or BF16", name,
-                     npo_tensor_dtype_name(s.tensor->dtype));
+    if (s.tensor)
+        r->used[s.tensor - npo_safetensors_at(r->file, 0)] = true;
+    npo_complain_tensor(&r->complaints, s.place.name, s.tensor, s.tensor && has_shape(r, &s),
+                        s.ndim, s.dims);
 }
 
 static bool is_ignored(const npo_weights_map *map, const char *name)
