@@ -7,6 +7,22 @@
 
 npo_backend *backend;
 
+int network_setup(void **state)
+{
+    npo_error error = {0};
+    npo_backend_options options = {.device = "cpu", .threads = 2};
+    if (npo_backend_new(&options, &backend, &error) == NPO_OK)
+        return 0;
+    fprintf(stderr, "%s\n", error.text);
+    return -1;
+}
+
+int network_teardown(void **state)
+{
+    npo_backend_free(backend);
+    return 0;
+}
+
 static npo_value param(npo_graph *g, const char *name, int ndim, int64_t a, int64_t b, int64_t c,
                        int64_t d)
 {

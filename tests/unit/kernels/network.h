@@ -7,7 +7,10 @@
 
 enum { SIDE = 6, IN = 16, WIDTH = 32 };
 
-extern npo_backend *backend; /* opened by the test's main */
+/* Of two threads, for all tests of a file: setup and teardown of its group open and close it. */
+extern npo_backend *backend;
+int network_setup(void **state);
+int network_teardown(void **state);
 
 typedef struct {
     npo_layout *layout;

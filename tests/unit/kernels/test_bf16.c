@@ -159,13 +159,5 @@ int main(void)
         cmocka_unit_test(test_bf16_weights_are_rounded_in_slots_and_out_of_them),
         cmocka_unit_test(test_bf16_halves_what_is_kept),
     };
-    npo_backend_options options = {.device = "cpu", .threads = 2};
-    npo_error error = {0};
-    if (npo_backend_new(&options, &backend, &error)) {
-        fprintf(stderr, "%s\n", error.text);
-        return 1;
-    }
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    npo_backend_free(backend);
-    return failed;
+    return cmocka_run_group_tests(tests, network_setup, network_teardown);
 }

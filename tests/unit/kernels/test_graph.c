@@ -588,13 +588,5 @@ int main(void)
         cmocka_unit_test(test_backend_refuses_what_is_not_there),
         cmocka_unit_test(test_backend_class_names_its_parts),
     };
-    npo_backend_options options = {.device = "cpu", .threads = 2};
-    npo_error error = {0};
-    if (npo_backend_new(&options, &backend, &error)) {
-        fprintf(stderr, "%s\n", error.text);
-        return 1;
-    }
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    npo_backend_free(backend);
-    return failed;
+    return cmocka_run_group_tests(tests, network_setup, network_teardown);
 }

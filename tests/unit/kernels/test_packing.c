@@ -41,11 +41,37 @@ static void test_packing_holds_as_many_sets_as_the_limit_allows(void **state)
     network_open(&one,
                  (network_options){.n = 1, .packed_bytes = 2 * set - 1, .layout = three.layout});
     assert_int_equal(one.info.private_bytes - none.info.private_bytes, set);
-    /* More, unless the scratch of another op is larger than any packed weights. */
     assert_true(none.info.arena_bytes >= one.info.arena_bytes);
     network_close(&one);
     network_close(&none);
     network_close(&three);
+}
+
+/* Plans one convolution, whose packed weights are most of what it needs. */
+static npo_plan_info plan_convolution(size_t packed_bytes)
+{
+    npo_layout *layout = NULL;
+    npo_graph *g = NULL;
+    npo_plan_info info;
+    assert_int_equal(npo_layout_new(&layout), NPO_OK);
+    assert_int_equal(npo_graph_new(backend, layout, &g), NPO_OK);
+    npo_value x = npo_graph_input(g, "x", NPO_F32, 4, (int64_t[]){1, SIDE, SIDE, WIDTH});
+    npo_value weight = npo_graph_param(g, "weight", 4, (int64_t[]){WIDTH, WIDTH, 3, 3});
+    npo_graph_output(
+        g, "y", npo_op_conv2d(g, x, weight, NPO_VALUE_NONE, (npo_conv_options){1, 1, 1, 1, 1}));
+    npo_plan_options options = {.loss = NPO_VALUE_NONE, .packed_bytes = packed_bytes};
+    assert_int_equal(npo_graph_plan(g, &options, &info, NULL), NPO_OK);
+    npo_graph_free(g);
+    npo_layout_unref(layout);
+    return info;
+}
+
+static void test_packing_when_needed_takes_the_arena(void **state)
+{
+    npo_plan_info kept = plan_convolution(0), packed = plan_convolution(1);
+    size_t weights = WIDTH * WIDTH * 3 * 3 * sizeof(float);
+    assert_true(kept.private_bytes >= packed.private_bytes + weights);
+    assert_true(packed.arena_bytes >= kept.arena_bytes + weights);
 }
 
 static void test_packing_when_needed_follows_edits_and_sets(void **state)
@@ -71,15 +97,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_packing_when_needed_changes_no_byte),
         cmocka_unit_test(test_packing_holds_as_many_sets_as_the_limit_allows),
+        cmocka_unit_test(test_packing_when_needed_takes_the_arena),
         cmocka_unit_test(test_packing_when_needed_follows_edits_and_sets),
     };
-    npo_backend_options options = {.device = "cpu", .threads = 2};
-    npo_error error = {0};
-    if (npo_backend_new(&options, &backend, &error)) {
-        fprintf(stderr, "%s\n", error.text);
-        return 1;
-    }
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    npo_backend_free(backend);
-    return failed;
+    return cmocka_run_group_tests(tests, network_setup, network_teardown);
 }

@@ -131,8 +131,7 @@ static void test_recompute_changes_no_byte(void **state)
 {
     static const npo_compute computes[] = {NPO_COMPUTE_F32, NPO_COMPUTE_BF16};
     for (size_t i = 0; i < 2; i++) {
-        npo_plan_options options = {.compute = computes[i],
-                                    .packed_bytes = 1};
+        npo_plan_options options = {.compute = computes[i], .packed_bytes = 1};
         chain plain;
         assert_int_equal(open_chain(&plain, options, NULL, NULL), NPO_OK);
         run(&plain);
@@ -210,13 +209,5 @@ int main(void)
         cmocka_unit_test(test_recompute_says_what_is_needed),
         cmocka_unit_test(test_recompute_takes_the_cheapest_first),
     };
-    npo_backend_options options = {.device = "cpu", .threads = 2};
-    npo_error error = {0};
-    if (npo_backend_new(&options, &backend, &error)) {
-        fprintf(stderr, "%s\n", error.text);
-        return 1;
-    }
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    npo_backend_free(backend);
-    return failed;
+    return cmocka_run_group_tests(tests, network_setup, network_teardown);
 }
