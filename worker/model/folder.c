@@ -301,12 +301,18 @@ npo_err npo_folder_unet(const npo_folder *folder, npo_backend *backend, npo_unet
     return NPO_OK;
 }
 
+static npo_err need_unet(const npo_folder *folder, npo_error *error)
+{
+    if (folder->unet_weights)
+        return NPO_OK;
+    return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no unet/%s", folder->root,
+                         diffusion_file);
+}
+
 npo_err npo_folder_load_unet(const npo_folder *folder, npo_params *params, npo_error *error)
 {
-    if (!folder->unet_weights)
-        return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no unet/%s",
-                             folder->root, diffusion_file);
     npo_single_names names;
+    NPO_TRY(need_unet(folder, error));
     npo_weights_map map = npo_folder_unet_map(folder, npo_params_layout(params), &names);
     return npo_weights_load(folder->unet_weights, &map, params, error);
 }
@@ -333,10 +339,10 @@ npo_weights_map npo_folder_unet_map(const npo_folder *folder, const npo_layout *
 npo_err npo_folder_view_unet(const npo_folder *folder, const npo_layout *layout,
                              npo_weight_view **ret_view, npo_error *error)
 {
-    if (!folder->unet_weights)
-        return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no unet/%s",
-                             folder->root, diffusion_file);
-    return npo_weight_view_open(folder->unet_weights, NULL, layout, ret_view, error);
+    npo_single_names names;
+    NPO_TRY(need_unet(folder, error));
+    npo_weights_map map = npo_folder_unet_map(folder, layout, &names);
+    return npo_weight_view_open(folder->unet_weights, &map, layout, ret_view, error);
 }
 
 /* A set of the layout, filled from path. */

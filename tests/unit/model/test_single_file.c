@@ -162,6 +162,23 @@ static void check_same(const part *a, const part *b)
     }
 }
 
+/* The UNet read where it lies has the values of the set. */
+static void check_view(const npo_folder *folder, const part *unet)
+{
+    npo_weight_view *view = NULL;
+    assert_ok(npo_folder_view_unet(folder, unet->layout, &view, &error));
+    for (size_t i = 0; i < npo_layout_count(unet->layout); i++) {
+        const npo_param_info *info = npo_layout_at(unet->layout, i);
+        float *values = malloc(info->count * sizeof *values);
+        assert_non_null(values);
+        assert_ok(npo_weight_view_read(view, i, 0, info->count, values, &error));
+        assert_memory_equal(values, npo_params_data(unet->params) + info->offset,
+                            info->count * sizeof *values);
+        free(values);
+    }
+    npo_weight_view_close(view);
+}
+
 static void check_loads_as(const char *path, const part *expected)
 {
     npo_folder folder;
@@ -170,6 +187,7 @@ static void check_loads_as(const char *path, const part *expected)
     assert_non_null(folder.single_file);
     load_parts(&folder, loaded);
     check_same(expected, loaded);
+    check_view(&folder, &expected[0]);
     free_parts(loaded);
     npo_folder_fini(&folder);
 }

@@ -10,23 +10,12 @@
 /* Where diffusers saves and looks for a LoRA in a folder. */
 static const char lora_file[] = "pytorch_lora_weights.safetensors";
 
-static npo_err open_folder(const npo_folder *folder, const npo_layout *layout,
-                           npo_weight_view **ret_view, npo_error *error)
-{
-    if (!folder->unet_weights)
-        return npo_error_set(error, NPO_E_NOT_FOUND, "model folder '%s' has no weights of a UNet",
-                             folder->root);
-    npo_single_names names;
-    npo_weights_map map = npo_folder_unet_map(folder, layout, &names);
-    return npo_weight_view_open(folder->unet_weights, &map, layout, ret_view, error);
-}
-
 static npo_err open_pipeline(const char *path, const npo_layout *layout, npo_weight_view **ret_view,
                              npo_error *error)
 {
     npo_folder folder;
     NPO_TRY(npo_folder_open(path, &folder, error));
-    npo_err err = open_folder(&folder, layout, ret_view, error);
+    npo_err err = npo_folder_view_unet(&folder, layout, ret_view, error);
     npo_folder_fini(&folder);
     return err;
 }
@@ -119,7 +108,7 @@ static npo_err open_all(npo_context *ctx, npo_export_inputs *inputs)
     NPO_TRY(npo_folder_unet(&inputs->folder, npo_loaded_backend(ctx->cache), &config,
                             &inputs->layout, ctx->error));
     if (inputs->folder.unet_weights)
-        NPO_TRY(open_folder(&inputs->folder, inputs->layout, &inputs->base, ctx->error));
+        NPO_TRY(npo_folder_view_unet(&inputs->folder, inputs->layout, &inputs->base, ctx->error));
     NPO_TRY(open_negative(ctx, inputs));
     return open_positive(ctx, inputs);
 }
